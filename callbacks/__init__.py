@@ -1,0 +1,4 @@
+"""Callbacks for any Lightning Trainer; installed as `pd_lightning.callbacks`."""
+
+if __name__ == "callbacks":
+    raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")

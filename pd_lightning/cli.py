@@ -1,0 +1,132 @@
+"""The command line ``pd-lightning``: one table of commands, and what is common to all of them.
+
+Nothing heavy is imported here: ``--help`` answers at once, and a command imports only what it runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pd_lightning.errors import CommandLineError, exit_code
+from pd_lightning.version import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``pd-lightning``.
+
+    Args:
+        summary: One line for ``pd-lightning --help``.
+        target: ``module:name`` of the function to run, or of the LightningModule where a Trainer runs it.
+        trainer: Whether the command is a method of the Trainer.
+        positional: Whether the function's required arguments are given by position.
+    """
+
+    summary: str
+    target: str
+    trainer: bool = False
+    positional: bool = False
+
+
+MODULE = "pd_lightning.module:DistillationModule"
+COMMANDS: dict[str, Command] = {
+    "tokenize": Command("turn text into blocks of tokens", "pd_lightning.data.tokenize:tokenize"),
+    "fit": Command("train a student, with or without a teacher", MODULE, trainer=True),
+    "validate": Command("evaluate a checkpoint on the validation split", MODULE, trainer=True),
+    "test": Command("evaluate a checkpoint on the test split", MODULE, trainer=True),
+    "predict": Command("run a checkpoint over blocks", MODULE, trainer=True),
+    "record": Command("run the teacher once and store its logits", "pd_lightning.record:Recorder", trainer=True),
+    "inspect": Command(
+        "show what a data folder holds, and check it", "pd_lightning.store.inspection:inspect", positional=True
+    ),
+    "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
+}
+
+EXAMPLES = """\
+examples:
+  pd-lightning fit --config run.yaml
+  pd-lightning fit --config run.yaml --config overlay.yaml --model.lr.peak=1e-3
+  pd-lightning fit --config run.yaml --ckpt_path auto     start, or go on where it stopped
+  pd-lightning fit --config run.yaml --print_config       show every setting, and stop
+  pd-lightning fit --help                                 explain every setting
+
+Files and overrides count in the order in which they are given; another class_path starts from that class's own
+defaults. PD_LIGHTNING_FIT__TRAINER__MAX_STEPS=100 sets trainer.max_steps of fit where no file does.
+PD_LIGHTNING_TRACEBACK=1 shows the traceback of an error.
+"""
+
+
+def main(argv: list[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
+    """Run ``pd-lightning``.
+
+    Args:
+        argv: The arguments without the program's name; those of the process by default.
+        commands: The table of commands.
+
+    Returns:
+        The exit code: 0, 1 for an error, 2 for a wrong command line, 130 when interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _dispatch(argv, commands)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        return code
+
+
+def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview(commands), end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"pd-lightning {__version__}")
+        return 0
+    name, arguments = argv[0], argv[1:]
+    if name not in commands:
+        raise CommandLineError(_unknown_command(name, commands))
+    _runner(commands[name])(name, commands[name], arguments)
+    return 0
+
+
+def _runner(command: Command) -> Callable[[str, Command, Sequence[str]], Any]:
+    """What runs a command; imported here, so that a plain function doesn't wait for Lightning."""
+    module = import_module("pd_lightning.trainer" if command.trainer else "pd_lightning.commands")
+    runner: Callable[[str, Command, Sequence[str]], Any] = module.run
+    return runner
+
+
+def overview(commands: Mapping[str, Command]) -> str:
+    """The text of ``pd-lightning --help``."""
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            "usage: pd-lightning COMMAND [--config FILE]... [--name.of.setting=VALUE]...",
+            "",
+            "Pre-train small language models from big ones.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  --help     this page; after a command, every setting of it",
+            "  --version  the version",
+            "",
+            EXAMPLES,
+        ]
+    )
+
+
+def _unknown_command(name: str, commands: Mapping[str, Command]) -> str:
+    if name.startswith("-"):
+        return f"the command must come first, got {name}. Choose one of: {', '.join(commands)}."
+    close = difflib.get_close_matches(name, commands, n=1)
+    hint = f"Did you mean {close[0]}?" if close else "See pd-lightning --help."
+    return f"the command must be one of {', '.join(commands)}, got {name}. {hint}"

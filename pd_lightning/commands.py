@@ -1,0 +1,65 @@
+"""Commands that are plain functions: their signature and docstring are their command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pd_lightning.compose import as_arguments, compose
+from pd_lightning.parse_errors import explained
+
+if TYPE_CHECKING:
+    from pd_lightning.cli import Command
+
+
+def load_target(target: str) -> Any:
+    """The object that ``module:name`` names."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def run(name: str, command: Command, argv: Sequence[str]) -> Any:
+    """Run a function with settings from YAML files, the command line and the environment.
+
+    Args:
+        name: The command's name.
+        command: Its entry in the table.
+        argv: The arguments after the name.
+
+    Returns:
+        What the function returns.
+    """
+    from jsonargparse import auto_cli
+
+    function = load_target(command.target)
+    arguments = as_arguments(*compose(_with_flags(function, argv)))
+    with explained(_parameters(function)):
+        return auto_cli(
+            function,
+            args=arguments,
+            as_positional=command.positional,
+            prog=f"pd-lightning {name}",
+            exit_on_error=False,
+            allow_abbrev=False,
+            default_env=True,
+            env_prefix=f"PD_LIGHTNING_{name.upper()}_",  # with jsonargparse's own _, the __ of the Trainer commands
+        )
+
+
+def _with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Let ``--verify`` stand for ``--verify=true``, which jsonargparse wants spelt out."""
+    flags = {
+        f"--{name}"
+        for name, parameter in inspect.signature(function).parameters.items()
+        if isinstance(parameter.default, bool)
+    }
+    return [
+        f"{token}=true" if token in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else token
+        for i, token in enumerate(argv)
+    ]
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    return ["config", *inspect.signature(function).parameters]

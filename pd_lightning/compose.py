@@ -1,0 +1,232 @@
+"""YAML composition: repeated ``--config`` and dotted overrides become one mapping before jsonargparse sees them.
+
+jsonargparse alone replaces whole dicts with a second ``--config`` and, where an overlay changes a class_path,
+keeps settings of the same name from the class before. Here the rules are:
+
+- Files and overrides count in the order in which they are typed. Mappings merge, lists and scalars replace.
+- Another ``class_path`` replaces the node whole: nothing of the class before is left. The same one merges.
+- ``--a.b=value`` reads its value as YAML; below a class, a plain name means one of its ``init_args``.
+- ``null`` sets a setting to null; an entry of ``model.transforms`` set to null is dropped.
+- What can't be settled without knowing types (list items, ``--x+=``, sections no file mentions) is left to
+  jsonargparse, which applies it after all files.
+
+Relative paths in a file mean the working directory, as on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+NULLABLE_ENTRIES = ("model", "transforms")  # a mapping in which null drops an entry
+Key = tuple[str, ...]
+
+
+def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Fold every ``--config`` and dotted override of a command line into one mapping.
+
+    Args:
+        argv: The arguments after the command's name.
+
+    Returns:
+        The merged settings, and the arguments that are left for the parser, in their order.
+
+    Raises:
+        FileNotFoundError: A configuration file does not exist.
+        ValueError: A file is no YAML mapping, or ``--config`` names none.
+    """
+    config: dict[str, Any] = {}
+    rest: list[str] = []
+    left: list[Key] = []
+    tokens = deque(argv)
+    while tokens:
+        token = tokens.popleft()
+        name, equals, value = token.partition("=")
+        if name in ("--config", "-c"):
+            config = merge(config, read_yaml(value if equals else _next_value(tokens, name)))
+            continue
+        key = _dotted(name)
+        path = _resolve(config, key, left) if key and (equals or _has_value(tokens)) else None
+        if path is None:
+            rest.append(token)
+            left.append(key or _dotted(name.rstrip("+")) or (token,))
+        else:
+            config = merge(config, _nest(path, _parse(value if equals else tokens.popleft())))
+    return _without_null_entries(config), rest
+
+
+def as_arguments(config: dict[str, Any], rest: Sequence[str]) -> list[str]:
+    """Arguments for a jsonargparse parser: the merged settings as one ``--config``, then what was left."""
+    import yaml
+
+    if not config:
+        return list(rest)
+    # Quoted and tagged scalars come back with the type they had: YAML 1.1 and jsonargparse differ on 1e-3.
+    text = yaml.safe_dump(config, default_style='"', default_flow_style=True, sort_keys=False, width=float("inf"))
+    return [f"--config={text}", *rest]
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """Lay one parsed YAML value over another; neither is changed.
+
+    Args:
+        base: What is there.
+        overlay: What is laid over it.
+
+    Returns:
+        The merged value.
+    """
+    if _is_class(base) and isinstance(overlay, str):
+        overlay = {"class_path": overlay}
+    if _is_class_name(base) and _is_class(overlay):
+        base = {"class_path": base}
+    if not (isinstance(base, dict) and isinstance(overlay, dict)):
+        return overlay
+    below, above = base.get("class_path"), overlay.get("class_path")
+    if isinstance(below, str) and isinstance(above, str):
+        if not _same_class(below, above):
+            return overlay
+        overlay = {**overlay, "class_path": max(below, above, key=len)}  # of two names, the full one
+    merged = dict(base)
+    for key, value in overlay.items():
+        merged[key] = merge(base[key], value) if key in base else value
+    return merged
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its settings.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, or no mapping.
+    """
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config must name a YAML file, got {path}, which does not exist.")
+    try:
+        loaded = _load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{path}{place}: this is no valid YAML ({error.problem}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: this is no YAML text ({str(error).splitlines()[0]}).") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} must hold a mapping of settings (name: value), got {_shorten(loaded)}.")
+    return loaded
+
+
+def _load(text: str) -> Any:
+    """A file's YAML with jsonargparse's rules for numbers; it gives a lone ``name:`` back as text."""
+    from jsonargparse import get_loader
+
+    loaded = get_loader("yaml")(text)
+    if isinstance(loaded, str) and loaded == text and text.strip().endswith(":"):
+        return {text.strip()[:-1]: None}
+    return {} if loaded is None else loaded
+
+
+def _parse(value: str) -> Any:
+    """The value of an override as YAML; text that is none, or that YAML would swallow, is itself."""
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        loaded = get_loader("yaml")(value)
+    except yaml.YAMLError:
+        return value
+    return value if loaded is None and value.strip().lower() not in ("null", "~") else loaded
+
+
+def _dotted(name: str) -> Key | None:
+    """The path that an override names, or None where the argument is none (``--x+``, ``--x.help``, a value)."""
+    parts = tuple(name[2:].split("."))
+    if not name.startswith("--") or name.endswith("+") or parts[-1] == "help" or not all(parts):
+        return None
+    return parts
+
+
+def _resolve(config: dict[str, Any], key: Key, left: list[Key]) -> Key | None:
+    """The full path of an override, with the init_args that it may omit.
+
+    Returns:
+        The path, or None where it is for jsonargparse: a parent that no file mentions, a list on the way, a
+        flag of the command, or a setting of which something was left already.
+    """
+    if any(key[: len(prefix)] == prefix for prefix in left):
+        return None
+    if len(key) == 1 and not isinstance(config.get(key[0]), dict):
+        return None
+    node: Any = config
+    path: list[str] = []
+    for depth, part in enumerate(key):
+        if _is_class(node) or _is_class_name(node):
+            given = node if isinstance(node, dict) else {}
+            fields: dict[str, Any] = {"init_args": {}, "dict_kwargs": {}, **given}
+            path += [] if part in CLASS_KEYS else ["init_args"]
+            node = fields if part in CLASS_KEYS else fields["init_args"]
+        if not isinstance(node, dict) or (part not in node and depth < len(key) - 1):
+            return None
+        path.append(part)
+        node = node.get(part)
+    return tuple(path)
+
+
+def _nest(path: Key, value: Any) -> Any:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def _is_class(node: Any) -> bool:
+    return isinstance(node, dict) and not CLASS_KEYS.isdisjoint(node)
+
+
+def _is_class_name(node: Any) -> bool:
+    """A class given by its name alone (``lr: WSD``), and no file name."""
+    return isinstance(node, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*", node)) and not _is_file_name(node)
+
+
+def _is_file_name(text: str) -> bool:
+    return Path(text).suffix in (".yaml", ".yml", ".json")
+
+
+def _same_class(one: str, other: str) -> bool:
+    """Equal, or equal in the last component where one of them is a short name."""
+    short = "." not in one or "." not in other
+    return one == other or (short and one.rpartition(".")[2] == other.rpartition(".")[2])
+
+
+def _without_null_entries(config: dict[str, Any]) -> dict[str, Any]:
+    section, name = NULLABLE_ENTRIES
+    entries = config[section].get(name) if isinstance(config.get(section), dict) else None
+    if not isinstance(entries, dict):
+        return config
+    kept = {key: value for key, value in entries.items() if value is not None}
+    return {**config, section: {**config[section], name: kept}}
+
+
+def _has_value(tokens: deque[str]) -> bool:
+    return bool(tokens) and not tokens[0].startswith("--")
+
+
+def _next_value(tokens: deque[str], name: str) -> str:
+    if not _has_value(tokens):
+        raise ValueError(f"{name} must be followed by a YAML file, got nothing.")
+    return tokens.popleft()
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,74 @@
+"""From decoded blocks to a batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pd_lightning.data.order import PADDING
+from pd_lightning.store.reader import BlockReader
+
+IGNORE_INDEX = -100
+Item = dict[str, NDArray]
+
+
+class BlockDataset(torch.utils.data.Dataset[list[Item]]):
+    """Blocks by lists of indices, a whole batch at a time.
+
+    Args:
+        reader: Decoded blocks by index. Index -1 gives a padding block instead.
+    """
+
+    def __init__(self, reader: BlockReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Item]:
+        return [self._padding() if index == PADDING else self.reader[index] for index in indices]
+
+    def _padding(self) -> Item:
+        """A block that counts for nothing: no labels, and all mass on one kept id."""
+        manifest = self.reader.manifest
+        T = manifest.block_size
+        item: Item = {"block": np.full(T + 1, IGNORE_INDEX, dtype=np.int64)}
+        if manifest.kind == "logits":
+            item |= {"counts": np.ones(T, dtype=np.int64), "ids": np.zeros(T, dtype=np.int64)}
+            item |= {column: np.zeros(T, dtype=np.float32) for column in ("logprobs", *manifest.columns)}
+            item["log_tail"] = np.full(T, -np.inf, dtype=np.float32)
+        return item
+
+
+def collate(items: Sequence[Item]) -> dict[str, Tensor]:
+    """Stacks decoded blocks into the batch that models and teachers take.
+
+    Args:
+        items: What `BlockReader` gives, or padding blocks.
+
+    Returns:
+        `input_ids` and `labels`, int64 `[B, T]`, labels shifted already and -100 in padding blocks. With a logit
+        store also `teacher_ids` int64 `[B, T, K]` and `teacher_logprobs` float32 `[B, T, K]` (K is the largest
+        number of kept ids in this batch; positions with fewer are filled with id 0 and -inf), and
+        `teacher_<column>` float32 `[B, T]` for each column, `teacher_log_tail` among them.
+    """
+    blocks = torch.from_numpy(np.stack([item["block"] for item in items]))
+    batch = {"input_ids": blocks[:, :-1].clamp(min=0), "labels": blocks[:, 1:].contiguous()}
+    if "counts" not in items[0]:
+        return batch
+    counts = np.stack([item["counts"] for item in items])
+    kept = np.arange(max(1, counts.max())) < counts[:, :, None]  # [B, T, K]
+    ids = np.zeros(kept.shape, dtype=np.int64)
+    logprobs = np.full(kept.shape, -np.inf, dtype=np.float32)
+    # A mask assigns in row-major order, which is the order in which ids are stored one after another.
+    ids[kept] = np.concatenate([item["ids"] for item in items])
+    logprobs[kept] = np.concatenate([item["logprobs"] for item in items])
+    batch["teacher_ids"] = torch.from_numpy(ids)
+    batch["teacher_logprobs"] = torch.from_numpy(logprobs)
+    for column in items[0].keys() - {"block", "counts", "ids", "logprobs"}:
+        batch[f"teacher_{column}"] = torch.from_numpy(np.stack([item[column] for item in items]))
+    return batch

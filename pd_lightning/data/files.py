@@ -1,0 +1,59 @@
+"""Finding and opening the files of a corpus."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+from pathlib import Path
+from typing import TextIO
+
+
+def find_files(paths: list[str], source: str) -> list[Path]:
+    """The files that `paths` name, in the order given, sorted within a folder or glob.
+
+    Args:
+        paths: Files, folders (all files in them, hidden ones left out) and globs.
+        source: Name of the source class, for the error message.
+
+    Raises:
+        FileNotFoundError: An entry names no file.
+        ValueError: There is no entry.
+    """
+    if not paths:
+        raise ValueError(f"paths must name at least one file, got []. Set source.paths of {source}.")
+    return [file for entry in paths for file in _matches(entry, source)]
+
+
+def _matches(entry: str, source: str) -> list[Path]:
+    path = Path(entry).expanduser()
+    if path.is_file():
+        return [path]  # before globbing: a name with brackets in it may be a file
+    if path.is_dir():
+        inside = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file, parts in inside if not any(part.startswith(".") for part in parts))
+    else:
+        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = sorted(file for file in found if file.is_file())
+    if not files:
+        raise FileNotFoundError(
+            "each entry of paths must name a file, a folder with files or a glob that matches some, got "
+            f"{entry!r}. Mend source.paths of {source}."
+        )
+    return files
+
+
+def open_text(path: Path) -> TextIO:
+    """Opens a UTF-8 file for reading, decompressing `.gz` and `.zst` on the way."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def total_size(paths: list[Path]) -> int:
+    """Bytes of all files together."""
+    return sum(path.stat().st_size for path in paths)

@@ -1,0 +1,67 @@
+"""Whether a data folder may be written: nothing of the user's is ever removed, and nothing finished by accident."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pd_lightning.store.chunks import discard_unfinished
+from pd_lightning.store.manifest import read_manifest
+
+WRITTEN = ("manifest.json", "checksums.json", "tokenizer", "train", "val")  # the manifest goes first
+
+
+def make_room(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Makes `folder` ready for writing, or finds that there is nothing to write.
+
+    Args:
+        folder: The data folder.
+        settings: Of this run, as JSON values.
+        overwrite: Whether a finished folder with other settings may be replaced.
+
+    Returns:
+        False where the folder is finished with the same settings.
+
+    Raises:
+        ValueError: It holds other settings, a logit store, or files that are not ours.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir must be a folder, got the file {folder}. Choose another output_dir.")
+    if (folder / "manifest.json").exists():
+        manifest = read_manifest(folder)
+        if manifest.kind != "blocks":
+            raise ValueError(f"output_dir must not hold a logit store, got {folder}. Choose another output_dir.")
+        before = manifest.extra.get("settings", {})
+        if before == settings:
+            return False
+        if not overwrite:
+            raise ValueError(
+                f"output_dir must be new or hold blocks of the same settings, got {folder} made with "
+                f"{_difference(before, settings)}. Choose another output_dir, or pass --overwrite true."
+            )
+    _clear(folder)
+    return True
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    names = [name for name in now if before.get(name) != now[name]]
+    return ", ".join(f"{name} {before.get(name)!r} instead of {now[name]!r}" for name in names)
+
+
+def _clear(folder: Path) -> None:
+    if not folder.exists():
+        return
+    discard_unfinished(folder)
+    foreign = sorted({path.name for path in folder.iterdir()} - set(WRITTEN))
+    if foreign:
+        raise ValueError(
+            f"output_dir must be new, empty or a data folder, got {folder} with {foreign[0]} in it. Choose another "
+            "output_dir."
+        )
+    for name in WRITTEN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

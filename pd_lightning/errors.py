@@ -1,0 +1,154 @@
+"""What a user sees when something goes wrong: one paragraph for a mistake, a traceback for a bug."""
+
+from __future__ import annotations
+
+import dis
+import errno
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
+# The machine's limits are never a bug, whoever ran into them.
+SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+WORKER_ERROR = re.compile(r"Caught (\w+) in .*(?:worker|replica) process", re.DOTALL)
+PACKAGE = Path(__file__).parent
+
+
+class CommandLineError(Exception):
+    """The command line or the YAML is wrong; the exit code is 2."""
+
+
+def exit_code(error: BaseException) -> int | None:
+    """Print an error that a user can mend, and say with which code to exit.
+
+    Args:
+        error: What ended the command.
+
+    Returns:
+        The exit code; None where the exception must go on, since its traceback is wanted.
+    """
+    interrupted = isinstance(error, KeyboardInterrupt) or (
+        # Lightning shuts down, then turns Ctrl+C into exit(1).
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+    if interrupted:
+        print("pd-lightning: interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else None if error.code else 0
+    if os.environ.get("PD_LIGHTNING_TRACEBACK", "0") not in ("", "0"):
+        return None
+    message = user_message(error)
+    if message is None:
+        return None
+    print(f"pd-lightning: error: {message}", file=sys.stderr)
+    return 2 if isinstance(error, CommandLineError | ArgumentError) else 1
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message for a user's mistake or a limit of the machine, None for everything else."""
+    if isinstance(error, CommandLineError | ArgumentError):
+        return str(error)
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno in SYSTEM_ERRNOS:
+            return _system_message(link)
+    message = _own_message(error)
+    if message is None and _raised_in(error.__traceback__, "jsonargparse"):
+        return _constructor_message(error)
+    return message
+
+
+def _own_message(error: BaseException) -> str | None:
+    """The message of an error that was raised in pd_lightning on purpose."""
+    if not isinstance(error, USER_ERRORS) or _is_missing_own_module(error):
+        return None
+    if not _raised_in(error.__traceback__, "pd_lightning"):
+        return _worker_message(error)
+    # int("x") or zip(strict=True) in our code is a bug; our own `raise` is a message for the user.
+    return str(error) if not isinstance(error, ValueError) or _is_raise(error.__traceback__) else None
+
+
+def _constructor_message(error: BaseException) -> str | None:
+    """The message of our constructor, which jsonargparse has wrapped in its own, and where it stands in the YAML."""
+    for link in _chain(error):
+        message = _own_message(link)
+        if message is not None:
+            key = _setting(error.__traceback__)
+            return f"{key}: {message}" if key else message
+    return None
+
+
+def _setting(traceback: TracebackType | None) -> str | None:
+    """The setting that jsonargparse was building, from the frame of its loop over them."""
+    key = None
+    for frame in _frames(traceback):
+        component = frame.tb_frame.f_locals.get("component")
+        dest = getattr(component, "dest", None)
+        if _module(frame).startswith("jsonargparse") and isinstance(dest, str):
+            key = dest
+    return key
+
+
+def _worker_message(error: BaseException) -> str | None:
+    """The message of an error of ours that PyTorch carried over from a DataLoader worker as text."""
+    text = str(error)
+    caught = WORKER_ERROR.match(text)
+    if caught is None or caught[1] not in {kind.__name__ for kind in USER_ERRORS}:
+        return None
+    files = re.findall(r'^  File "(.+)", line \d+', text, re.MULTILINE)
+    if not files or not _is_own_file(files[-1]):
+        return None
+    return text.rpartition(f"\n{caught[1]}: ")[2].strip()
+
+
+def _system_message(error: OSError) -> str:
+    place = f": {error.filename}" if error.filename else ""
+    remedy = "Make room there and run the command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    reason = error.strerror or str(error)
+    return f"{reason}{place}. {remedy or 'Choose another folder, or change its permissions'}."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _raised_in(traceback: TracebackType | None, package: str) -> bool:
+    """Whether the innermost frame belongs to a package."""
+    frames = list(_frames(traceback))
+    return bool(frames) and _module(frames[-1]).split(".")[0] == package
+
+
+def _is_raise(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame stands at a ``raise`` of its own, not at a call into C."""
+    *_, frame = _frames(traceback)
+    return dis.opname[frame.tb_frame.f_code.co_code[frame.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _module(frame: TracebackType) -> str:
+    return str(frame.tb_frame.f_globals.get("__name__", ""))
+
+
+def _is_own_file(file: str) -> bool:
+    """Whether a file is part of the package, whose ``callbacks`` may be a link to a folder elsewhere."""
+    path = Path(file).resolve()
+    return any(path.is_relative_to(folder.resolve()) for folder in (PACKAGE, PACKAGE / "callbacks"))
+
+
+def _is_missing_own_module(error: BaseException) -> bool:
+    return isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "pd_lightning"

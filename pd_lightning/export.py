@@ -1,0 +1,163 @@
+"""Export: from a checkpoint to a folder that other tools load."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from pd_lightning.model_card import model_card
+
+_PREFIX = "student.model."
+_WEIGHTS = "model.safetensors"
+_RECIPE = "student.yaml"
+
+
+def export(
+    ckpt_path: str,
+    output_dir: str,
+    tokenizer: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    overwrite: bool = False,
+) -> None:
+    """Write the student of a checkpoint as a Hugging Face folder: weights, configuration, tokenizer, model card.
+
+    `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without a network. A student
+    that is no Hugging Face model becomes safetensors and YAML, and `pd_lightning.export.load_student` loads it.
+
+    Args:
+        ckpt_path: Checkpoint file of a `pd-lightning fit` run, runs/demo/lm/checkpoints/last.ckpt say.
+        output_dir: Folder to write; it must not exist yet.
+        tokenizer: Folder or hub name of the tokenizer to put beside the weights; by default the one of the data that
+            the student was trained on.
+        dtype: Data type of the exported weights.
+        overwrite: Replace output_dir where it exists.
+
+    Raises:
+        FileNotFoundError: If the checkpoint, or its tokenizer, is not there.
+        ValueError: If it is no checkpoint of a distilled student, or output_dir exists.
+    """
+    import torch
+
+    checkpoint = load_checkpoint(ckpt_path)
+    state = {
+        name.removeprefix(_PREFIX): tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(_PREFIX)
+    }
+    folder = _prepare(output_dir, overwrite)
+    if checkpoint["pd_lightning"]["student_config"] is not None:
+        _export_hf(checkpoint, state, dtype, folder)
+    else:
+        _export_module(Path(ckpt_path), state, folder)
+    _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
+    (folder / "README.md").write_text(model_card(checkpoint, folder.name, dtype), encoding="utf-8")
+    print(f"Exported {ckpt_path} to {folder}")
+
+
+def load_checkpoint(ckpt_path: str) -> dict[str, Any]:
+    """Load a checkpoint of a `pd-lightning fit` run, without pickle.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such checkpoint.
+    """
+    import torch
+
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path must be a checkpoint file, got {ckpt_path!r}, where there is none. Set --ckpt_path to a file "
+            "that `pd-lightning fit` wrote, <trainer.default_root_dir>/checkpoints/last.ckpt say."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"ckpt_path must be a whole checkpoint, got {ckpt_path!r}: {reason}. Set another.") from error
+    if "pd_lightning" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path must be a checkpoint of DistillationModule, got {ckpt_path!r}, which is another module's. "
+            "Set --ckpt_path to a file that `pd-lightning fit` wrote."
+        )
+    return checkpoint
+
+
+def load_student(folder: str | Path) -> Any:
+    """Load an exported student that is no Hugging Face model.
+
+    Args:
+        folder: What `export` wrote.
+
+    Returns:
+        The `nn.Module`, in evaluation mode.
+    """
+    from safetensors.torch import load_model
+
+    student = _instantiate((Path(folder) / _RECIPE).read_text(encoding="utf-8"))
+    load_model(student, Path(folder) / _WEIGHTS)
+    return student.eval()
+
+
+def _prepare(output_dir: str, overwrite: bool) -> Path:
+    folder = Path(output_dir)
+    if folder.exists():
+        if not overwrite:
+            raise ValueError(
+                f"output_dir must not exist yet, got {output_dir!r}. Set another --output_dir, or --overwrite true."
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, folder: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(checkpoint["pd_lightning"]["student_config"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.load_state_dict(state)
+    model.save_pretrained(folder)
+
+
+def _export_module(ckpt_path: Path, state: dict[str, Any], folder: Path) -> None:
+    """Write safetensors, and beside them how to make the module: its class_path and init_args."""
+    import yaml
+    from safetensors.torch import save_model
+
+    config_path = ckpt_path.parent.parent / "config.yaml"
+    if not config_path.is_file():
+        raise FileNotFoundError(
+            f"The run's config.yaml must tell the student's class, got none at {config_path}. Leave the checkpoint in "
+            "its run folder."
+        )
+    recipe = yaml.safe_dump(yaml.safe_load(config_path.read_text(encoding="utf-8"))["model"]["student"])
+    student = _instantiate(recipe)
+    student.load_state_dict(state)
+    save_model(student, str(folder / _WEIGHTS))
+    (folder / _RECIPE).write_text(recipe, encoding="utf-8")
+
+
+def _instantiate(recipe: str) -> Any:
+    from jsonargparse import ArgumentParser
+    from torch import nn
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "student")
+    import yaml
+
+    return parser.instantiate(parser.parse_object({"student": yaml.safe_load(recipe)})).student
+
+
+def _export_tokenizer(tokenizer: str | None, folder: Path) -> None:
+    if tokenizer is None:
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"The student's tokenizer must be at hand, got {tokenizer!r}, which does not load. Set --tokenizer to its "
+            "folder, <data folder>/tokenizer say."
+        ) from error

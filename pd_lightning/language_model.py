@@ -1,0 +1,171 @@
+"""Any causal language model as two halves: hidden states, and the head that turns them into logits."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LanguageModel(nn.Module):
+    """Splits a causal language model, so that a loss can be formed without all logits at once.
+
+    Hugging Face causal models with a base model and an output embedding are split; of any other module the "hidden
+    states" are its logits, and the head changes nothing.
+
+    Args:
+        model: Maps token ids, int64 `[B, T]`, to logits `[B, T, V]` or to an output that has them as `.logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        self._split = _is_split(model)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Give the last hidden states, float `[B, T, D]`, of token ids, int64 `[B, T]`."""
+        if self._split:
+            return self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return _logits(self.model, input_ids)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Map hidden states `[..., D]` to logits `[..., V]`."""
+        return _head(self.model, hidden) if self._split else hidden
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Give the logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""
+        return self.head(self.hidden(input_ids))
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Width of the logits, or None where the model does not tell."""
+        return _setting(self.model, "vocab_size")
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence the model takes, or None where it does not tell or has no limit."""
+        return _setting(self.model, "max_position_embeddings") or _setting(self.model, "n_positions")
+
+    def config(self) -> dict[str, Any] | None:
+        """Give the Hugging Face configuration in plain values, or None where the model has none."""
+        config: Any = getattr(self.model, "config", None)
+        return json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else None
+
+
+def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
+    """Initialise a Hugging Face causal model in float32 from its configuration.
+
+    Args:
+        settings: The configuration: `model_type` (llama, qwen3, …) and that architecture's own fields.
+
+    Raises:
+        ValueError: If `model_type` is missing or unknown, or a field looks like a misspelt one.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(settings)
+    model_type = fields.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(
+            "A student's config must name its architecture, got no model_type. "
+            "Set model.student.init_args.config.model_type, to llama say."
+        )
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise ValueError(
+            f"model_type must be an architecture that transformers knows, got {model_type!r}. "
+            "Set model.student.init_args.config.model_type, to llama say."
+        ) from error
+    _check_fields(model_type, set(fields), known)
+    config = AutoConfig.for_model(model_type, **fields)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any) -> nn.Module:
+    """Load a pretrained Hugging Face causal model.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+        dtype: Data type of the weights, or "auto" for the one they are stored in.
+        key: YAML key that names the model, for the message.
+        **options: Passed on to `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder and the hub does not give such a model either.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        found = "the folder exists" if Path(name).is_dir() else "there is no such folder"
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"{key} must be a folder with a causal language model or a name on the Hugging Face hub, got {name!r} "
+            f"({found}): {reason} Set {key}."
+        ) from error
+
+
+def _is_split(model: Any) -> bool:
+    """Whether base model and head together give what the whole model gives, tried on two tokens."""
+    embeddings = getattr(model, "get_output_embeddings", lambda: None)()
+    if embeddings is None or getattr(model, "base_model", model) is model:
+        return False
+    parameter = next(model.parameters())
+    if parameter.is_meta:
+        return True
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        probe = torch.zeros(1, 2, dtype=torch.long, device=parameter.device)
+        hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
+        same = torch.equal(_head(model, hidden), _logits(model, probe))
+    model.train(training)
+    if not same:
+        warnings.warn(
+            f"{type(model).__name__} does more between hidden states and logits than its head: its logits are formed "
+            "at once, which costs memory.",
+            stacklevel=2,
+        )
+    return same
+
+
+def _head(model: Any, hidden: Tensor) -> Tensor:
+    """Output embedding, then the scaling and soft-capping of the architectures that have them."""
+    logits = model.get_output_embeddings()(hidden)
+    if (factor := _setting(model, "logit_scale")) is not None:  # Cohere
+        logits = logits * factor
+    if (divisor := _setting(model, "logits_scaling")) is not None:  # Granite
+        logits = logits / divisor
+    if (cap := _setting(model, "final_logit_softcapping")) is not None:  # Gemma
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _logits(model: Any, input_ids: Tensor) -> Tensor:
+    output = model(input_ids)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _setting(model: nn.Module, name: str) -> Any:
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    return getattr(config, name, None)
+
+
+def _check_fields(model_type: str, fields: set[str], config: Any) -> None:
+    """Refuse misspelt fields, which transformers would keep without a word; it reads some that it does not declare."""
+    known = {*config.to_dict(), *config.attribute_map, "vocab_size"}
+    for name in sorted(fields - known):
+        if close := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise ValueError(
+                f"A {model_type} config must have that architecture's fields, got {name}: did you mean {close[0]}? "
+                f"Correct model.student.init_args.config.{name}."
+            )
+        warnings.warn(f"{name} is no declared field of a {model_type} config; it may have no effect.", stacklevel=3)

@@ -1,0 +1,231 @@
+"""The LightningModule of pre-training distillation."""
+
+import os
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from pd_lightning.language_model import LanguageModel
+from pd_lightning.losses import Loss
+from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
+from pd_lightning.optimization import OptimizerCallable, default_optimizer, parameter_groups, scheduled
+from pd_lightning.schedules import WSD, Constant, Schedule, check_range
+from pd_lightning.speed import Speed
+from pd_lightning.students import Student
+from pd_lightning.surroundings import look_around, student_defaults, tokenizer_dir
+from pd_lightning.targets import Targets
+from pd_lightning.teachers import NoTeacher, Teacher
+from pd_lightning.totals import Totals
+from pd_lightning.transforms import Transform
+from pd_lightning.version import __version__
+
+# A power of two, so that dividing by it and multiplying it back costs no bit.
+NOMINAL_TOKENS = 4096
+
+
+class DistillationModule(pl.LightningModule):
+    """Pre-trains a student on (1 - kd_weight) · LM loss + kd_weight · KD loss.
+
+    Losses are means over the labelled positions of a whole optimizer step: of all its micro-batches and all ranks.
+
+    Args:
+        student: The model to train: an HFStudent, or any `nn.Module` from token ids `[B, T]` to logits `[B, T, V]`.
+        teacher: Where targets come from: a FrozenTeacher on the fly, an OfflineTeacher out of a logit store, or
+            NoTeacher (the default) for plain pre-training.
+        transforms: What is done to the teacher's targets before the loss, by name, in order.
+        loss: Divergence between student and teacher; ForwardKL by default.
+        kd_weight: Share of the KD loss over the run, α of Peng et al., in [0, 1]; constant 0.9 by default.
+        lr: Learning rate over the run; WSD up to 6e-4 by default.
+        optimizer: Makes the optimizer from parameter groups; AdamW (betas 0.9 and 0.95, weight decay 0.1 on matrices)
+            by default. Its learning rate is the one of `lr`.
+
+    Source: Peng et al. (arXiv 2410.16215).
+    """
+
+    def __init__(
+        self,
+        student: Student | nn.Module,
+        teacher: Teacher | None = None,
+        transforms: dict[str, Transform] | None = None,
+        loss: Loss | None = None,
+        kd_weight: Schedule | None = None,
+        lr: Schedule | None = None,
+        optimizer: OptimizerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.recipe = student if isinstance(student, Student) else None
+        self.student: LanguageModel | None = None if isinstance(student, Student) else LanguageModel(student)
+        self.teacher = teacher or NoTeacher()
+        self.objective = Objective(loss, transforms)
+        self.kd_weight = kd_weight or Constant(0.9)
+        self.lr = lr or WSD(6e-4)
+        self.make_optimizer = optimizer or default_optimizer
+        self.lm_loss = MeanMetric(nan_strategy="disable")
+        self.kd_loss = MeanMetric(nan_strategy="disable")
+        self.top1_agreement = MeanMetric(nan_strategy="disable")
+        self._totals = Totals()
+        self._speed = Speed()
+        self._num_tokens: Tensor | int = 0
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self._total_steps = 1
+
+    def configure_model(self) -> None:
+        """Make the student's weights, once, and get the teacher ready for it."""
+        if self.student is None:
+            assert self.recipe is not None
+            defaults = student_defaults(self.trainer) if self._trainer is not None else {}
+            # Its own random numbers: students of one seed start alike, whatever was drawn before.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed)
+                self.student = self.recipe.build(defaults)
+        if self._trainer is not None:
+            self.teacher.setup(look_around(self.trainer, self.student))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Give the student's logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""
+        logits: Tensor = self._student(input_ids)
+        return logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Give the mixed loss of a micro-batch: its sum over a nominal number of tokens, see `_rescale`."""
+        kd_weight = self.kd_weight(self.global_step, self._total_steps)
+        targets = self.teacher(batch) if kd_weight > 0 else None
+        terms = self._terms(batch, targets, kd_weight)
+        self._totals.add(terms)
+        self.log("train/kd_weight", 0.0 if targets is None else kd_weight)
+        return terms.loss / NOMINAL_TOKENS
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Compare the student with labels and teacher on a batch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Compare the student with labels and teacher on a batch."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Give the log-probability of each label, float `[B, T]`, in nats; 0 where there is none."""
+        logits, labels = self(batch["input_ids"]), batch["labels"]
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+        return -losses.view_as(labels)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer over the student alone, and let `lr` give its learning rate at each step."""
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise ValueError(
+                "The length of the run must be known to its schedules, got none. Set trainer.max_steps or "
+                "trainer.max_epochs."
+            )
+        self._total_steps = int(total_steps)
+        check_range(self.kd_weight, self._total_steps, 0.0, 1.0, "model.kd_weight")
+        check_range(self.lr, self._total_steps, 0.0, float("inf"), "model.lr")
+        optimizer = self.make_optimizer(parameter_groups(self._student))
+        scheduler = scheduled(optimizer, self.lr, self._total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Refuse checkpoints in the middle of an accumulation, which could not be gone on from exactly."""
+        accumulate, every = self.trainer.accumulate_grad_batches, self.trainer.val_check_batch
+        whole_epoch = every == self.trainer.num_training_batches
+        if isinstance(every, int) and every % accumulate and not whole_epoch:
+            raise ValueError(
+                f"Validation must come between optimizer steps, got val_check_interval {every} with "
+                f"accumulate_grad_batches {accumulate}. Set trainer.val_check_interval to a multiple of {accumulate}."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock of tokens a second."""
+        self._speed.mark()
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
+        processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
+        sequence = np.random.SeedSequence([self._seed, processed, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn sums into means over the labelled positions of the whole step; log them."""
+        means, num_tokens = self._totals.reduce(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self._rescale(gradients, num_tokens)
+        self._num_tokens = self._num_tokens + num_tokens
+        self.log_dict({f"train/{name}": value for name, value in means.items() if name != "loss"})
+        self.log("train/loss", means["loss"], prog_bar=True)
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.log("train/tokens", self._num_tokens)
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the speed."""
+        num_tokens = batch["input_ids"].numel() * self.trainer.world_size
+        self.log("train/tokens_per_second", self._speed.tokens_per_second(num_tokens), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the perplexity over the whole validation split."""
+        self.log("val/perplexity", self.lm_loss.compute().exp())
+        self._speed.mark()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the perplexity over the whole test split."""
+        self.log("test/perplexity", self.lm_loss.compute().exp())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add, in plain values, what resuming and exporting need beside the weights."""
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        checkpoint["pd_lightning"] = {
+            "version": __version__,
+            "seed": self._seed,
+            "num_tokens": int(self._num_tokens),
+            "student_config": self._student.config(),
+            "teacher": self.teacher.describe(),
+            "tokenizer": tokenizer_dir(self.trainer),
+            "metrics": metrics,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the tokens counted and the seed of the run before."""
+        state = checkpoint.get("pd_lightning", {})
+        self._seed = state.get("seed", self._seed)
+        self._num_tokens = state.get("num_tokens", 0)
+
+    @property
+    def _student(self) -> LanguageModel:
+        assert self.student is not None, "configure_model comes first"
+        return self.student
+
+    def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float) -> Terms:
+        hidden = self._student.hidden(batch["input_ids"]).flatten(0, 1)
+        return self.objective(hidden, self._student.head, batch["labels"].flatten(), targets, kd_weight)
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        terms = self._terms(batch, self.teacher(batch), 0.0)
+        self._log_mean(f"{stage}/lm_loss", self.lm_loss, terms.lm_loss, terms.num_tokens)
+        if terms.kd_loss is not None and terms.agreement is not None:
+            self._log_mean(f"{stage}/kd_loss", self.kd_loss, terms.kd_loss, terms.num_tokens)
+            self._log_mean(f"{stage}/top1_agreement", self.top1_agreement, terms.agreement, terms.num_tokens)
+
+    def _log_mean(self, name: str, mean: MeanMetric, total: Tensor, num_tokens: Tensor) -> None:
+        mean.update(total / num_tokens.clamp(min=1), weight=num_tokens)
+        self.log(name, mean, on_step=False, on_epoch=True, prog_bar=name == "val/lm_loss")
+
+    def _rescale(self, gradients: list[Tensor], num_tokens: Tensor) -> None:
+        """Give every labelled position of the step the same weight.
+
+        Lightning divides each micro-batch by the number of micro-batches, DDP and FSDP by the number of ranks, and
+        later counts are not known at the first backward: so it is sums that they divide, and the division by the
+        number of tokens comes here, before gradients are clipped.
+        """
+        factor = NOMINAL_TOKENS * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        scale = factor / num_tokens.clamp(min=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale)

@@ -1,0 +1,69 @@
+"""What a recording is to be: kept beside the store from its start, so that a second start goes on with the same one."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pd_lightning.store.durable import write_durably
+from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
+
+_FILE = "recording.json"
+
+
+@dataclass
+class RecordingPlan:
+    """The settings of a recording, and what its pilot found.
+
+    Args:
+        settings: Everything that decides the bits of the store.
+        blocks_per_chunk: Blocks of a chunk file, a multiple of the batch size: a resumed run then computes the same
+            batches, and so the same bits.
+        bytes_per_block: Size of a stored block in the pilot.
+    """
+
+    settings: dict[str, Any]
+    blocks_per_chunk: int
+    bytes_per_block: float
+
+    def save(self, folder: Path) -> None:
+        """Write the plan into the folder of the store."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / _FILE, json.dumps(asdict(self), indent=1).encode())
+
+
+def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None:
+    """Find the plan of an earlier start in a folder.
+
+    Args:
+        folder: Folder of the store.
+        settings: The settings of this start.
+
+    Returns:
+        The plan, or None where nothing was recorded yet.
+
+    Raises:
+        ValueError: If the folder holds a recording with other settings, or other files.
+    """
+    path = folder / _FILE
+    if path.is_file():
+        plan = RecordingPlan(**json.loads(path.read_text(encoding="utf-8")))
+        _compare(folder, plan.settings, settings)
+        return plan
+    if (folder / MANIFEST_FILE).is_file():
+        raise ValueError(
+            f"model.output_dir must be a new folder or one of `pd-lightning record`, got {folder}, which holds "
+            f"{read_manifest(folder).kind}. Set another model.output_dir."
+        )
+    return None
+
+
+def _compare(folder: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(settings))
+    different = sorted(key for key in {*earlier, *now} if earlier.get(key) != now.get(key))
+    if different:
+        changes = "; ".join(f"{key} was {earlier.get(key)}, is {now.get(key)}" for key in different)
+        raise ValueError(
+            f"model.output_dir must be a new folder or hold a recording with the same settings, got {folder}, where "
+            f"{changes}. Set another model.output_dir, or put the settings back."
+        )

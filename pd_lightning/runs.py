@@ -1,0 +1,140 @@
+"""One run, one folder: ``trainer.default_root_dir`` holds the logs, the checkpoints and the settings of a run.
+
+```
+runs/x/config.yaml               the settings, written when training starts
+       checkpoints/last.ckpt …   where training goes on
+       logs/metrics.csv, events… what is watched
+```
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from pd_lightning.loggers import MetricsCSV, RewindLogs
+
+DEFAULT_ROOT = "runs/default"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+LAST = "last"
+AUTO = "auto"
+
+
+def default_loggers(root: str) -> list[Logger]:
+    """The loggers of a run that names none: TensorBoard and one CSV file, both in ``logs``.
+
+    Args:
+        root: The run folder.
+
+    Returns:
+        The loggers.
+    """
+    # With empty name and version, Lightning's own folder for checkpoints is the run folder, too.
+    return [TensorBoardLogger(root, name="", version="", sub_dir=LOGS), MetricsCSV(root, folder=LOGS)]
+
+
+def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool) -> list[Callback]:
+    """Callbacks as the YAML gives them, with those that a run folder needs.
+
+    Args:
+        root: The run folder.
+        callbacks: The callbacks of the YAML. A ``ModelCheckpoint`` without ``dirpath`` gets the run folder's.
+        checkpoints: Whether checkpoints are wanted; if so and no callback writes any, one is added.
+
+    Returns:
+        The callbacks.
+    """
+    found = [*callbacks, RewindLogs(), FinalCheckpoint()]
+    if checkpoints and not any(isinstance(callback, Checkpoint) for callback in found):
+        found.append(ModelCheckpoint(filename="{step}", save_last=True))
+    for callback in found:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(Path(root) / CHECKPOINTS)
+    return found
+
+
+class FinalCheckpoint(Callback):
+    """Brings ``last.ckpt`` up to the last step, which ``every_n_train_steps`` may have missed."""
+
+    def __init__(self) -> None:
+        self.saved_step = -1
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the step of the newest checkpoint."""
+        self.saved_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless the last step's checkpoint is there: one from amid the epoch goes on more exactly."""
+        for callback in trainer.checkpoint_callbacks:
+            # Without last_model_path the callback has saved none in this process, and Lightning does it itself.
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.last_model_path:
+                if self.saved_step != trainer.global_step:
+                    trainer.save_checkpoint(callback.last_model_path)
+
+
+def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: Sequence[str]) -> str | None:
+    """The checkpoint that a command starts from, before anything has begun.
+
+    Args:
+        ckpt_path: ``last``, ``auto``, a file, an address, or None.
+        command: fit, validate, test or predict.
+        root: The run folder.
+        folders: The folders in which its callbacks keep checkpoints.
+
+    Returns:
+        The path of a checkpoint, or None to start anew.
+
+    Raises:
+        FileNotFoundError: ``last`` where there is none, or a file that doesn't exist.
+        ValueError: ``auto`` for something that is no training, or a new training in a used run folder.
+    """
+    newest = newest_checkpoint(root, folders)
+    if command == "fit" and ckpt_path is None and newest is not None:
+        raise ValueError(
+            f"trainer.default_root_dir must be the folder of a new run, got {root}, which holds {newest}. Go on "
+            "with --ckpt_path auto, choose another trainer.default_root_dir, or remove the folder."
+        )
+    if ckpt_path == AUTO and command != "fit":
+        raise ValueError(f"--ckpt_path auto is for fit, got it for {command}. Use --ckpt_path last, or a file.")
+    if ckpt_path == AUTO:
+        return newest
+    if ckpt_path == LAST and newest is None:
+        remedy = "Use --ckpt_path auto to start, or go on where there is one." if command == "fit" else "Run fit first."
+        raise FileNotFoundError(f"--ckpt_path last must find a checkpoint in {', '.join(folders)}, got none. {remedy}")
+    if ckpt_path == LAST:
+        return newest
+    # Addresses (s3://…, registry:…) are for Lightning to find.
+    if ckpt_path is not None and ":" not in ckpt_path and not Path(ckpt_path).exists():
+        raise FileNotFoundError(
+            f"--ckpt_path must be last, auto or a checkpoint, got {ckpt_path}, which does not exist."
+        )
+    return ckpt_path
+
+
+def newest_checkpoint(root: str, folders: Sequence[str]) -> str | None:
+    """Where a run can go on: its newest ``last.ckpt``, else its checkpoint of the most steps.
+
+    Args:
+        root: The run folder, which holds the checkpoints of requeued cluster jobs.
+        folders: The folders of its callbacks.
+
+    Returns:
+        The path, None where there is no checkpoint.
+    """
+    found = [path for folder in folders for path in Path(folder).glob("*.ckpt")]
+    lasts = [path for path in found if path.stem.startswith(LAST)] + list(Path(root).glob("hpc_ckpt_*.ckpt"))
+    if lasts:
+        return str(max(lasts, key=lambda path: path.stat().st_mtime))
+    return str(max(found, key=_age)) if found else None
+
+
+def _age(path: Path) -> tuple[int, float]:
+    step = re.search(r"step[=_-]?(\d+)", path.stem)
+    return int(step[1]) if step else -1, path.stat().st_mtime

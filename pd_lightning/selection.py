@@ -1,0 +1,88 @@
+"""What is kept of a teacher's logits: the most probable ids, and figures over the whole vocabulary."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pd_lightning.targets import Head, SparseTargets
+from pd_lightning.transforms.top_pk import cut
+
+COLUMNS = ("log_z", "mean", "std", "entropy", "label_logprob")
+# On a CPU small buffers are used again and again, where fresh large ones cost a page fault every 4 kB; a GPU wants
+# large ones.
+_CHUNK_BYTES = {"cpu": 4 * 2**20}
+_LARGE_CHUNK_BYTES = 256 * 2**20
+
+
+@dataclass
+class Selection:
+    """Which ids of a position are kept: the fewest whose probability reaches p, at least min_k and at most k.
+
+    Args:
+        p: Probability to reach, in (0, 1]; 1 keeps k ids everywhere.
+        k: Most ids to keep at a position; the size of the vocabulary keeps all.
+        min_k: Fewest ids to keep at a position.
+
+    Raises:
+        ValueError: If p is outside (0, 1], or not 1 <= min_k <= k.
+    """
+
+    p: float = 0.95
+    k: int = 100
+    min_k: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise ValueError(f"p must be in (0, 1], got {self.p}. Set model.selection.p, to 0.95 say.")
+        if not 1 <= self.min_k <= self.k:
+            raise ValueError(
+                f"k and min_k must satisfy 1 <= min_k <= k, got k {self.k} and min_k {self.min_k}. Set "
+                "model.selection.k and model.selection.min_k."
+            )
+
+    def select(self, hidden: Tensor, head: Head, labels: Tensor) -> tuple[SparseTargets, Tensor]:
+        """Select from the logits of N positions, a chunk of them at a time.
+
+        Args:
+            hidden: The teacher's hidden states, float `[N, D]`.
+            head: Maps hidden states `[n, D]` to logits `[n, V]`.
+            labels: The next token of each position, int64 `[N]`.
+
+        Returns:
+            The kept ids, most probable first, with true log-probabilities, the tail and a statistic for each of
+            `COLUMNS`; and the number kept at each position, int64 `[N]`.
+        """
+        vocab_size = head(hidden[:1]).shape[-1]
+        size = max(1, _CHUNK_BYTES.get(hidden.device.type, _LARGE_CHUNK_BYTES) // (4 * vocab_size))
+        parts = [self._chunk(head(hidden[i : i + size]), labels[i : i + size]) for i in range(0, len(hidden), size)]
+        tails = [part.log_tail for part in parts if part.log_tail is not None]
+        targets = SparseTargets(
+            ids=torch.cat([part.ids for part in parts]),
+            logprobs=torch.cat([part.logprobs for part in parts]),
+            log_tail=torch.cat(tails),
+            statistics={name: torch.cat([part.statistics[name] for part in parts]) for name in COLUMNS},
+        )
+        return targets, (targets.logprobs > -torch.inf).sum(dim=-1)
+
+    def _chunk(self, logits: Tensor, labels: Tensor) -> SparseTargets:
+        logits = logits.float()
+        log_z = logits.logsumexp(dim=-1)
+        values, ids = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
+        label_logits = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        mean = logits.mean(dim=-1)
+        statistics = {
+            "log_z": log_z,
+            "mean": mean - log_z,
+            "std": (logits - mean.unsqueeze(-1)).square_().mean(dim=-1).sqrt(),
+            "entropy": log_z - _expected(logits, log_z),
+            "label_logprob": label_logits - log_z,
+        }
+        return cut(SparseTargets(ids, values - log_z.unsqueeze(-1), statistics=statistics), self.p, self.min_k)
+
+
+def _expected(logits: Tensor, log_z: Tensor) -> Tensor:
+    """Expected logit under the softmax: entropy is log Z minus it."""
+    probs = (logits - log_z.unsqueeze(-1)).exp_()
+    # An impossible id has logit -inf and probability 0, and counts for nothing.
+    return torch.where(probs > 0, probs.mul_(logits), 0.0).sum(dim=-1)

@@ -1,0 +1,238 @@
+"""The manifest of a data folder: what it holds, for which tokenizer, written by which software.
+
+The manifest is written last, so a folder without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+FORMAT = "pd-lightning"
+FORMAT_VERSION = 1
+KINDS = ("blocks", "logits")
+MANIFEST_FILE = "manifest.json"
+
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HOW_TO_WRITE = "Write one with `pd-lightning tokenize` (token blocks) or `pd-lightning record` (logit store)"
+
+
+@dataclass
+class TokenizerInfo:
+    """Which tokenizer made the ids.
+
+    Args:
+        digest: `tokenizer_digest` of the folder's tokenizer.
+        eos_token_id: Id of end-of-text, which ends every document.
+        bos_token_id: Id of beginning-of-text, where the tokenizer has one.
+        pad_token_id: Id of padding, where the tokenizer has one.
+    """
+
+    digest: str
+    eos_token_id: int
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+
+@dataclass
+class SplitInfo:
+    """Size of one split.
+
+    Args:
+        num_blocks: Blocks of `block_size + 1` ids.
+        num_tokens: Predicted tokens, `num_blocks * block_size`.
+        blocks_per_chunk: Blocks in every chunk file but the last, which holds the rest.
+        extra: Further figures, such as documents and bytes.
+    """
+
+    num_blocks: int
+    num_tokens: int
+    blocks_per_chunk: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.blocks_per_chunk >= 1, "a chunk holds at least one block"
+        assert self.num_blocks >= 0
+
+
+@dataclass
+class Manifest:
+    """What a data folder holds.
+
+    Args:
+        kind: `blocks` (tokens alone) or `logits` (tokens with the teacher's targets).
+        block_size: Predicted tokens of a block, T. A block is stored as T+1 ids.
+        vocab_size: Size of the vocabulary, V; all ids are below.
+        tokenizer: Which tokenizer made the ids.
+        splits: Size of each split, by the name of its sub-folder.
+        teacher: Who made the targets (kind `logits`).
+        selection: Which ids were kept (kind `logits`).
+        codec: Name, version and value type of the codec, see `codec.codec_info` (kind `logits`).
+        columns: Names of the per-position columns, `log_tail` among them (kind `logits`).
+        statistics: Figures measured while writing.
+        software: Version of each package that wrote the folder.
+        extra: Anything else, such as the settings of the command.
+    """
+
+    kind: str
+    block_size: int
+    vocab_size: int
+    tokenizer: TokenizerInfo
+    splits: dict[str, SplitInfo]
+    teacher: dict[str, Any] | None = None
+    selection: dict[str, Any] | None = None
+    codec: dict[str, Any] | None = None
+    columns: tuple[str, ...] = ()
+    statistics: dict[str, Any] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        body = dataclasses.asdict(self)
+        body["columns"] = list(self.columns)
+        for split in body["splits"].values():
+            extra = split.pop("extra")
+            assert not extra.keys() & split.keys(), "an extra must not hide a field of its split"
+            split.update(extra)
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **body}
+
+    @classmethod
+    def from_json(cls, data: Any, source: str) -> Manifest:
+        """Read a manifest back, checking every field that the reader relies on.
+
+        Args:
+            data: What `to_json` gave.
+            source: Name of the file, for messages.
+
+        Raises:
+            ValueError: Another format, a newer format version, or a malformed field.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"{source} must have the format {FORMAT!r}, got {found!r}. {_HOW_TO_WRITE}.")
+        version = data.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ValueError(
+                f"format_version of {source} must be at most {FORMAT_VERSION}, got {version!r}. "
+                "It was written by a newer pd-lightning: upgrade with `pip install -U pd-lightning`."
+            )
+        try:
+            return cls._parse(data)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(
+                f"{source} must be a complete manifest, got a damaged one: {reason}. "
+                "Write the folder again with the command that made it."
+            ) from error
+
+    @classmethod
+    def _parse(cls, data: dict[str, Any]) -> Manifest:
+        _check(data["kind"] in KINDS, f"kind must be one of {KINDS}, got {data['kind']!r}")
+        block_size, vocab_size = _count(data, "block_size", 1), _count(data, "vocab_size", 1)
+        splits = {}
+        for name, value in data["splits"].items():
+            _check(bool(_SPLIT_NAME.fullmatch(name)), f"a split must have a plain name, got {name!r}")
+            splits[name] = _split(value, block_size)
+        tokenizer = TokenizerInfo(**data["tokenizer"])
+        _check(isinstance(tokenizer.digest, str), "the tokenizer's digest must be text")
+        _check(isinstance(tokenizer.eos_token_id, int), "eos_token_id must be a number")
+        columns = tuple(data.get("columns") or ())
+        _check(all(isinstance(column, str) for column in columns), "columns must be names")
+        if data["kind"] == "logits":
+            _check("log_tail" in columns, "columns must include log_tail")
+        optional: dict[str, Any] = {key: data.get(key) for key in ("teacher", "selection", "codec")}
+        free: dict[str, Any] = {key: dict(data.get(key) or {}) for key in ("statistics", "software", "extra")}
+        return cls(data["kind"], block_size, vocab_size, tokenizer, splits, columns=columns, **optional, **free)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _count(data: dict[str, Any], key: str, least: int) -> int:
+    value = data[key]
+    _check(type(value) is int and value >= least, f"{key} must be a number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _split(data: dict[str, Any], block_size: int) -> SplitInfo:
+    fields = ("num_blocks", "num_tokens", "blocks_per_chunk")
+    extra = {key: value for key, value in data.items() if key not in fields}
+    split = SplitInfo(
+        _count(data, "num_blocks", 0),
+        _count(data, "num_tokens", 0),
+        _count(data, "blocks_per_chunk", 1),
+        extra,
+    )
+    expected = split.num_blocks * block_size
+    _check(split.num_tokens == expected, f"num_tokens must be {expected}, got {split.num_tokens}")
+    return split
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of a finished data folder.
+
+    Raises:
+        FileNotFoundError: No such folder, or one that holds no (finished) data.
+        ValueError: The manifest is damaged, not ours, or of a newer format version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the data folder must exist, got {folder}. {_HOW_TO_WRITE}, or correct the path.")
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise FileNotFoundError(_without_manifest(folder))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must be valid JSON, got: {error}. Write the folder again with the command that made it."
+        ) from error
+    return Manifest.from_json(data, str(path))
+
+
+def _without_manifest(folder: Path) -> str:
+    if any(folder.glob("*/chunk-*")) or any(folder.glob("*/index.json")):
+        return (
+            f"the data folder must be finished, got {folder} with chunks but without {MANIFEST_FILE}. "
+            "Run the command that writes it again: it goes on where it stopped."
+        )
+    return f"the data folder must hold {MANIFEST_FILE}, got {folder} without it. {_HOW_TO_WRITE}."
+
+
+def tokenizer_digest(folder: str | Path) -> str:
+    """Digest of the tokenizer in `folder`, that of its `tokenizer.json`.
+
+    Args:
+        folder: A tokenizer folder, or a data folder with a `tokenizer` sub-folder.
+
+    Raises:
+        FileNotFoundError: There is no `tokenizer.json`.
+    """
+    folder = Path(folder)
+    for path in (folder / "tokenizer.json", folder / "tokenizer" / "tokenizer.json"):
+        if path.is_file():
+            return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    raise FileNotFoundError(
+        f"the tokenizer folder must hold tokenizer.json, got {folder} without it. "
+        "Save a fast tokenizer there with `save_pretrained`."
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Installed version of each package that decides what a folder holds; an absent one is left out."""
+    versions = {}
+    for package in ("pd-lightning", "litdata", "numpy", "tokenizers", "torch", "transformers", "zstandard"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

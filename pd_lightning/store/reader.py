@@ -1,0 +1,92 @@
+"""Random access to the decoded blocks of one split."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pd_lightning.store.chunks import chunk_name, num_chunks
+from pd_lightning.store.codec import decode
+from pd_lightning.store.safety import remedy, verify_layout
+
+# Memory-mapped chunks at a time; random reads over more of them remap, which costs a few system calls.
+_OPEN_CHUNKS = 64
+
+
+class BlockReader:
+    """The blocks of one split, by index.
+
+    Safe to pickle and to fork: every process opens the files by itself, at its first read.
+
+    Args:
+        folder: The data folder; `safety.verify_layout` checks it here.
+        split: Name of the split.
+
+    Raises:
+        FileNotFoundError: No such folder, or an unfinished one.
+        ValueError: No such split, or a damaged folder.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder = Path(folder)
+        self.split = split
+        self.manifest = verify_layout(folder)
+        if split not in self.manifest.splits:
+            raise ValueError(f"the split must be one of {sorted(self.manifest.splits)}, got {split!r} in {folder}.")
+        self._info = self.manifest.splits[split]
+        self._litdata: Any = None
+        self._process = 0
+
+    def __len__(self) -> int:
+        return self._info.num_blocks
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Decode one block.
+
+        Returns:
+            `block` int64 `[T+1]`; for kind `logits` also `counts` int64 `[T]`, `ids` int64 `[S]`, `logprobs`
+            float32 `[S]`, and each declared column (`log_tail` among them) float32 `[T]`, where S is the sum
+            of the counts.
+
+        Raises:
+            IndexError: No such block.
+            ValueError: The block is damaged; names its file.
+        """
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        try:
+            return decode(self._read(index), self.manifest)
+        except (ValueError, struct.error) as error:
+            chunk, item = divmod(index, self._info.blocks_per_chunk)
+            path = self.folder / self.split / chunk_name(chunk)
+            raise ValueError(f"item {item} of {path} is damaged: {error}. {remedy(self.folder)}") from error
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        from litdata.streaming.sampler import ChunkedIndex
+
+        if self._process != os.getpid():
+            self._litdata, self._process = self._open(), os.getpid()
+        # litdata would look for the chunk by going through the list of all of them.
+        item: dict[str, np.ndarray] = self._litdata.read(ChunkedIndex(index, index // self._info.blocks_per_chunk))
+        return item
+
+    def _open(self) -> Any:
+        # Not StreamingDataset: it first asks the package index for a newer litdata, waiting up to 30 s where
+        # there is no network, and its length and iteration depend on the rank.
+        from litdata.streaming.item_loader import PyTreeLoader
+        from litdata.streaming.reader import BinaryReader
+
+        # Neighbours are of no use to shuffled reads: decode the block that is asked for alone.
+        reader = BinaryReader(str(self.folder / self.split), item_loader=PyTreeLoader(batch_decode=0))
+        reader._try_load_config()
+        chunks = range(num_chunks(len(self), self._info.blocks_per_chunk))
+        reader.enable_posix_fast(list(chunks), keep=_OPEN_CHUNKS, prefetch=False)
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_litdata": None, "_process": 0}

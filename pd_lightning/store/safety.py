@@ -1,0 +1,176 @@
+"""Checks before a data folder is opened.
+
+litdata unpickles what it reads if an index names pickle as a data format, and imports the module that a data
+spec names: either runs code of whoever wrote the folder. So an index is held against what our own writer
+produces before litdata sees it, and the files against their checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pd_lightning.store.checksums import (
+    CHECKSUMS_FILE,
+    FileDigest,
+    chunk_header,
+    digest_file,
+    inside,
+    read_checksums,
+)
+from pd_lightning.store.chunks import INDEX_FILE, blocks_in_chunk, chunk_name, num_chunks
+from pd_lightning.store.codec import check_codec
+from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
+
+# litdata numbers NumPy's types; those up to 10 are the integers and floats, 14 would be Python objects.
+_NUMBERS = re.compile(r"no_header_numpy:(\d|10)")
+_ARRAYS = {"blocks": ["tokens"], "logits": ["tokens", "payload"]}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+
+
+def verify_layout(folder: str | Path) -> Manifest:
+    """Check that a data folder is whole and safe to open, at the cost of reading headers.
+
+    Every file but the chunks is checked whole; a chunk by its size and header. `verify_files` reads all.
+
+    Args:
+        folder: The data folder.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        FileNotFoundError: No such folder, or an unfinished one.
+        ValueError: Something is damaged, newer, or not to be trusted; names the file and the remedy.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    check_codec(manifest, str(folder))
+    checksums = read_checksums(folder)
+    chunks = {
+        f"{name}/{chunk_name(index)}": blocks_in_chunk(index, split)
+        for name, split in manifest.splits.items()
+        for index in range(num_chunks(split.num_blocks, split.blocks_per_chunk))
+    }
+    required = {MANIFEST_FILE, *chunks, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
+    if missing := sorted(required - checksums.keys()):
+        raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover {missing[0]}"))
+    for name, expected in checksums.items():
+        if problem := _problem(inside(folder, name), expected, whole=name not in chunks):
+            raise ValueError(_damaged(folder, name, problem))
+    for name in manifest.splits:
+        _verify_index(folder, name, manifest, checksums)
+    for name, count in chunks.items():
+        _verify_header(folder, name, count)
+    return manifest
+
+
+def verify_files(folder: str | Path) -> list[str]:
+    """Read every file and compare it with its checksum.
+
+    Args:
+        folder: The data folder.
+
+    Returns:
+        The problems found, each naming its file; none means that everything is as it was written.
+
+    Raises:
+        FileNotFoundError: No such folder, or an unfinished one.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        read_manifest(folder)
+    try:
+        checksums = read_checksums(folder)
+    except ValueError as error:
+        return [str(error)]
+    found = []
+    if MANIFEST_FILE not in checksums:
+        found.append(f"{folder / CHECKSUMS_FILE} does not cover {MANIFEST_FILE}")
+    for name, expected in checksums.items():
+        if problem := _problem(inside(folder, name), expected, whole=True):
+            found.append(f"{folder / name} {problem}")
+    return found
+
+
+def _problem(path: Path, expected: FileDigest, *, whole: bool) -> str | None:
+    """What is wrong with a file, or None."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != expected.bytes:
+        return f"has {size} bytes instead of {expected.bytes}"
+    if expected.header_sha256 and hashlib.sha256(chunk_header(path)).hexdigest() != expected.header_sha256:
+        return "has a header that does not match its checksum"
+    if whole and digest_file(path).sha256 != expected.sha256:
+        return "does not match its checksum"
+    return None
+
+
+def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[str, FileDigest]) -> None:
+    """Hold litdata's index of one split against what our writer produces."""
+    path, split = f"{name}/{INDEX_FILE}", manifest.splits[name]
+    try:
+        index = json.loads((folder / path).read_text(encoding="utf-8"))
+        entries, config = index["chunks"], index["config"]
+        problem = "has unknown fields" if index.keys() != {"chunks", "config", "updated_at"} else None
+        expected = [
+            {
+                "chunk_bytes": checksums[f"{name}/{chunk_name(number)}"].bytes,
+                "chunk_size": blocks_in_chunk(number, split),
+                "dim": None,
+                "filename": chunk_name(number),
+            }
+            for number in range(num_chunks(split.num_blocks, split.blocks_per_chunk))
+        ]
+        if entries != expected:
+            problem = f"must list {len(expected)} chunks as the manifest and the checksums do, but differs"
+        problem = problem or (_config_problem(config, manifest.kind) if entries else None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"is malformed ({type(error).__name__}: {error})"
+    if problem:
+        raise ValueError(_damaged(folder, path, problem))
+
+
+def _config_problem(config: dict[str, Any], kind: str) -> str | None:
+    """What in litdata's config of a split is not as our writer leaves it, or None."""
+    formats, arrays = config["data_format"], _ARRAYS[kind]
+    for data_format in formats:
+        if not _NUMBERS.fullmatch(data_format):
+            return f"has the data format {data_format!r}, but only arrays of numbers are safe to open"
+    _, spec = json.loads(config["data_spec"])
+    plain = {"type": "builtins.dict", "context": json.dumps(arrays), "children_spec": [_LEAF] * len(arrays)}
+    if spec != plain or len(formats) != len(arrays):
+        return f"has a data spec that is not a plain dict of {arrays}"
+    if config["item_loader"] != "PyTreeLoader":
+        return f"has the item loader {config['item_loader']!r}"
+    # Compression, encryption and whatever later versions add: each is a way into other code of litdata.
+    allowed = ("data_format", "data_spec", "item_loader", "chunk_size", "chunk_bytes")
+    others = sorted(key for key, value in config.items() if key not in allowed and value is not None)
+    return f"sets {others}, which this version does not write" if others else None
+
+
+def _verify_header(folder: Path, name: str, count: int) -> None:
+    """Check that a chunk's offsets point into it, one after another, up to its end."""
+    path = folder / name
+    header = chunk_header(path)
+    numbers = [int.from_bytes(header[start : start + 4], "little") for start in range(0, len(header), 4)]
+    size = path.stat().st_size
+    whole = len(numbers) == count + 2 and numbers[0] == count
+    if not whole or numbers[1] != len(header) or numbers[-1] != size or numbers[1:] != sorted(numbers[1:]):
+        raise ValueError(_damaged(folder, name, f"has a header that does not describe {count} blocks"))
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a damaged data folder."""
+    return (
+        f"List the damage with `pd-lightning inspect {folder} --verify true`, then get the folder again from "
+        "its source, or tokenize or record again into another folder."
+    )
+
+
+def _damaged(folder: Path, name: str, problem: str) -> str:
+    return f"{folder / name} {problem}: the folder is damaged or not to be trusted. {remedy(folder)}"

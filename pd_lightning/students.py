@@ -1,0 +1,84 @@
+"""Students: a Hugging Face causal model, from a configuration or from pretrained weights."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
+
+
+class Student(ABC):
+    """Describes a model to be trained. It holds settings alone: weights are made when the Trainer asks for them."""
+
+    @abstractmethod
+    def build(self, defaults: dict[str, Any]) -> LanguageModel:
+        """Make the model.
+
+        Args:
+            defaults: Fields of a configuration that the data knows: `vocab_size`, `eos_token_id`, …
+        """
+
+
+class HFStudent(Student):
+    """Describes a Hugging Face causal model to be trained.
+
+    Any other `nn.Module` that maps token ids `[B, T]` to logits `[B, T, V]` can be a student as it is, by class_path.
+
+    Args:
+        config: Configuration of a model to initialise: `model_type` (llama, qwen3, gemma3_text, …) and fields of that
+            architecture. `vocab_size` and the ids of special tokens come from the data unless given.
+        model: Folder or hub name of a pretrained model to start from instead.
+        revision: Branch, tag or commit of the pretrained model.
+        attn_implementation: Attention that transformers shall use: sdpa, eager, flash_attention_2, …
+        trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
+
+    Raises:
+        ValueError: If not exactly one of `config` and `model` is given.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any] | None = None,
+        model: str | None = None,
+        revision: str = "main",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if (config is None) == (model is None):
+            raise ValueError(
+                "A student must have either a config or a model, got "
+                f"{'neither' if config is None else 'both'}. Set one of model.student.init_args.config and "
+                "model.student.init_args.model."
+            )
+        self.config = config
+        self.model = model
+        self.revision = revision
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+
+    def build(self, defaults: dict[str, Any]) -> LanguageModel:
+        """Make the model.
+
+        Args:
+            defaults: Fields of the configuration that the data knows; those of `config` go before them.
+
+        Raises:
+            ValueError: If the configuration does not fit its architecture.
+            FileNotFoundError: If there is no such pretrained model.
+        """
+        if self.config is not None:
+            settings = {**defaults, **self.config}
+            if self.attn_implementation:
+                settings["attn_implementation"] = self.attn_implementation
+            return LanguageModel(build_causal_lm(settings))
+        assert self.model is not None
+        options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
+        return LanguageModel(
+            load_causal_lm(
+                self.model,
+                "float32",
+                "model.student.init_args.model",
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+                **options,
+            )
+        )

@@ -1,0 +1,69 @@
+"""What the Trainer and its data tell student and teacher about what they have to fit to."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from pd_lightning.language_model import LanguageModel
+from pd_lightning.teachers import Surroundings
+
+
+def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:
+    """Give the fields of a student's configuration that the data know: vocabulary size and special token ids."""
+    manifest = _manifest(trainer)
+    if manifest is None:
+        return {}
+    tokenizer = manifest.tokenizer
+    special = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return {"vocab_size": manifest.vocab_size, **special}
+
+
+def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
+    """Find out what teacher and student have to fit to, and check the student.
+
+    Raises:
+        ValueError: If the data's ids or blocks don't fit into the student.
+    """
+    device = trainer.strategy.root_device
+    manifest = _manifest(trainer)
+    if manifest is None:
+        return Surroundings(device, student.vocab_size)
+    if student.vocab_size is not None and manifest.vocab_size > student.vocab_size:
+        raise ValueError(
+            f"The student's vocabulary must hold every id of the data, got {student.vocab_size} for "
+            f"{manifest.vocab_size} ids. Set model.student.init_args.config.vocab_size to {manifest.vocab_size}, or "
+            "leave it out."
+        )
+    if student.context_length is not None and manifest.block_size > student.context_length:
+        raise ValueError(
+            f"A block must fit into the student's context, got {manifest.block_size} positions for "
+            f"{student.context_length}. Set model.student.init_args.config.max_position_embeddings to at least "
+            f"{manifest.block_size}, or run `pd-lightning tokenize` with a smaller block_size."
+        )
+    return Surroundings(
+        device=device,
+        vocab_size=student.vocab_size,
+        data_kind=manifest.kind,
+        data_vocab_size=manifest.vocab_size,
+        tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
+        block_size=manifest.block_size,
+    )
+
+
+def tokenizer_dir(trainer: pl.Trainer) -> str | None:
+    """Give the folder of the data's tokenizer; other people's data have none that we know of."""
+    return None if _manifest(trainer) is None else str(_datamodule(trainer).tokenizer_dir)
+
+
+def _manifest(trainer: pl.Trainer) -> Any:
+    """The manifest of our data folders; other people's data have none."""
+    return getattr(_datamodule(trainer), "manifest", None)
+
+
+def _datamodule(trainer: pl.Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)

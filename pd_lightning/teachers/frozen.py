@@ -1,0 +1,133 @@
+"""The frozen teacher: targets computed on the fly."""
+
+import hashlib
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pd_lightning.language_model import LanguageModel, load_causal_lm
+from pd_lightning.targets import HiddenTargets
+from pd_lightning.teachers.base import Batch, Surroundings, Teacher
+from pd_lightning.teachers.tokenizer import check_same_tokenizer
+
+
+class FrozenTeacher(Teacher):
+    """A trained model that computes its targets for each batch, without gradients, in evaluation mode.
+
+    Args:
+        model: Folder or hub name of a Hugging Face causal model, or any `nn.Module` from token ids `[B, T]` to logits
+            `[B, T, V]`.
+        dtype: Data type that it computes in; `auto` for the one that its weights are stored in.
+        device: Where it computes; the student's device by default.
+        revision: Branch, tag or commit of a model from the hub.
+        trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        device: str | None = None,
+        revision: str = "main",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.name = model if isinstance(model, str) else type(model).__name__
+        self.dtype = dtype
+        self.device = device
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self._module = None if isinstance(model, str) else model
+        self._model: LanguageModel | None = None
+        self._student_device = torch.device("cpu")
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model; `setup` loads it."""
+        assert self._model is not None, "setup comes first"
+        return self._model
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Width of the teacher's logits, or None where the model does not tell."""
+        return self.model.vocab_size
+
+    def setup(self, surroundings: Surroundings) -> None:
+        """Load the weights, freeze them, and move them to their device.
+
+        Raises:
+            FileNotFoundError: If there is no such model.
+            ValueError: If its vocabulary or tokenizer is not the student's, or its context is too short.
+        """
+        if self._model is None:
+            self._model = LanguageModel(self._load()).eval().requires_grad_(False)
+        self._model.to(self.device or surroundings.device)
+        self._student_device = surroundings.device
+        vocab_size, context = self._model.vocab_size, self._model.context_length
+        if None not in (vocab_size, surroundings.vocab_size) and vocab_size != surroundings.vocab_size:
+            raise ValueError(
+                f"Teacher and student must share a vocabulary, got {vocab_size} and {surroundings.vocab_size} ids. "
+                f"Set model.student.init_args.config.vocab_size to {vocab_size}, or model.teacher.init_args.model to "
+                "a teacher that uses the student's tokenizer."
+            )
+        if context and surroundings.block_size and surroundings.block_size > context:
+            raise ValueError(
+                f"A block must fit into the teacher's context, got {surroundings.block_size} positions for "
+                f"{context}. Run `pd-lightning tokenize` with a block_size of at most {context}."
+            )
+        if self._module is None and surroundings.tokenizer_dir is not None:
+            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> HiddenTargets:
+        """Run the model over a batch.
+
+        Args:
+            batch: `input_ids`, int64 `[B, T]`.
+
+        Returns:
+            Dense targets of N = B·T positions, from which log-probabilities are made as they are needed.
+        """
+        input_ids = batch["input_ids"]
+        device = next(self.model.parameters()).device
+        # The Trainer's autocast is for the student; the teacher computes in its own data type.
+        with torch.autocast(device.type, enabled=False):
+            hidden = self.model.hidden(input_ids.to(device)).flatten(0, 1)
+        return HiddenTargets(hidden, self._head)
+
+    @torch.no_grad()
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.model.head(hidden).to(self._student_device)
+
+    def describe(self) -> dict[str, object]:
+        """Name, revision, width of the logits, data type and a digest of the weights."""
+        parameter = next(self.model.parameters())
+        return {
+            "kind": type(self).__name__,
+            "name": self.name,
+            "revision": self.revision,
+            "vocab_size": self.vocab_size,
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "weights_digest": _digest(self.model),
+        }
+
+    def _load(self) -> nn.Module:
+        if self._module is not None:
+            return self._module if self.dtype == "auto" else self._module.to(getattr(torch, self.dtype))
+        return load_causal_lm(
+            self.name,
+            self.dtype,
+            "model.teacher.init_args.model",
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,158 @@
+"""Commands that a Trainer runs: LightningCLI over our composed YAML, with one run folder and a safe resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from pd_lightning.commands import load_target
+from pd_lightning.compose import as_arguments, compose
+from pd_lightning.parse_errors import explained
+from pd_lightning.runs import CHECKPOINTS, DEFAULT_ROOT, default_loggers, resolve_checkpoint, run_callbacks
+
+if TYPE_CHECKING:
+    from pd_lightning.cli import Command
+    from pd_lightning.record import Recorder
+
+# Arguments of the Trainer's methods that are no settings: pickle stays off (weights_only).
+SKIPPED = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
+SEED = 1  # a seed drawn anew at every start would give a resumed run another order of the data
+
+
+class PDTrainer(Trainer):
+    """Lightning's Trainer with ``record``."""
+
+    def record(self, model: Recorder, datamodule: LightningDataModule | None = None) -> None:
+        """Run the teacher over blocks of tokens once, and store its logits.
+
+        Args:
+            model: The recorder; it reads the missing blocks itself, chunk by chunk.
+            datamodule: The blocks.
+        """
+        model.attach(datamodule)
+        self.predict(model, return_predictions=False)
+        self.strategy.barrier("recorded")
+        if self.is_global_zero:
+            model.finish()
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the settings of a training to ``config.yaml`` in its run folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write them when training starts; validating a run must not overwrite how it was trained."""
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+
+
+class TrainerCLI(LightningCLI):
+    """LightningCLI for one command.
+
+    Args:
+        command: fit, validate, test, predict or record.
+        model_class: The LightningModule; its settings stand under ``model``.
+        args: The arguments after the command, configuration composed.
+    """
+
+    def __init__(self, command: str, model_class: type[LightningModule], args: Sequence[str]) -> None:
+        self.command = command
+        parser: dict[str, Any] = {
+            "exit_on_error": False,
+            "allow_abbrev": False,
+            "default_env": True,
+            "env_prefix": "PD_LIGHTNING",
+        }
+        super().__init__(
+            model_class,
+            LightningDataModule,
+            subclass_mode_data=True,
+            trainer_class=PDTrainer,
+            trainer_defaults={"default_root_dir": DEFAULT_ROOT, "use_distributed_sampler": False},
+            seed_everything_default=SEED,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+            parser_kwargs={"prog": "pd-lightning", **parser, command: dict(parser)},
+            args=[command, *args],
+            auto_configure_optimizers=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command: a parser for each takes seconds."""
+        return {self.command: SKIPPED}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with errors of one paragraph."""
+        settings = [action.dest for action in self._parser(self.command)._actions]
+        assert isinstance(args, list)
+        with explained(settings):
+            self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would put the hyper-parameters of the checkpoint in place of the YAML's."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with the run folder's logs and checkpoints where the YAML names none."""
+        given = self.config_init[self.command]["trainer"]
+        fits = self.command == "fit"
+        root = given["default_root_dir"]
+        logger = given["logger"]
+        if logger is None or logger is True:
+            logger = default_loggers(root) if fits else False
+        callbacks = given["callbacks"] or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        writes = fits and given["enable_checkpointing"] is not False and not given["barebones"]
+        callbacks = run_callbacks(root, callbacks, checkpoints=writes)
+        return super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
+
+    def after_instantiate_classes(self) -> None:
+        """Find the checkpoint to start from, before anything has begun."""
+        if self.command == "record":
+            return
+        settings = self.config_init[self.command]
+        if not settings["trainer"]["fast_dev_run"]:
+            root = str(self.trainer.default_root_dir)
+            settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], self.command, root, self._folders(root))
+
+    def _folders(self, root: str) -> list[str]:
+        """The folders of the run's checkpoints, each once."""
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        return list(dict.fromkeys([str(Path(root) / CHECKPOINTS), *(str(c.dirpath) for c in callbacks if c.dirpath)]))
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; checkpoints are read without pickle."""
+        self.trainer.fit(weights_only=True, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluate on the validation split."""
+        self.trainer.validate(weights_only=True, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluate on the test split."""
+        self.trainer.test(weights_only=True, **kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Run over blocks."""
+        self.trainer.predict(weights_only=True, **kwargs)
+
+
+def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
+    """Run a command of the Trainer.
+
+    Args:
+        name: The method's name.
+        command: Its entry in the table, with the LightningModule as target.
+        argv: The arguments after the name.
+
+    Returns:
+        The CLI with what it has built: ``model``, ``datamodule``, ``trainer``.
+    """
+    config, rest = compose(argv)
+    return TrainerCLI(name, load_target(command.target), as_arguments(config, rest))

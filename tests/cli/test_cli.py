@@ -1,0 +1,112 @@
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from pd_lightning.cli import COMMANDS, main
+from pd_lightning.version import __version__
+
+HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "litdata", "yaml", "numpy")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["fitt"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from pd_lightning.cli import main; "
+        f"main({arguments!r}); print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in out
+        assert command.summary in out
+    assert "--config overlay.yaml" in out
+    assert all(len(line) <= 120 for line in out.splitlines())
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pd-lightning {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("fitt", "got fitt. Did you mean fit?"),
+        ("qqqq", "got qqqq. See pd-lightning --help."),
+        ("--config", "the command must come first, got --config."),
+    ],
+)
+def test_an_unknown_command_is_explained(argument: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([argument]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pd-lightning: error: the command must")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["--source=a", "--times", "2"], "copied a 2 False None"),
+        (["--source=a", "--loud"], "copied a 1 True None"),
+        (["--loud", "--source=a"], "copied a 1 True None"),
+        (["--source=a", "--loud", "false"], "copied a 1 False None"),
+        (["--config", "c.yaml"], "copied b 3 False 4.0"),
+        (["--config", "c.yaml", "--ramp.peak=5"], "copied b 3 False 5.0"),
+        (["--config", "c.yaml", "--ramp=command_toys.Down"], "copied b 3 False 0.25"),
+    ],
+)
+def test_a_function_gets_composed_settings(
+    run: Callable[..., int],
+    write: Callable,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    printed: str,
+) -> None:
+    ramp = {"class_path": "command_toys.Up", "init_args": {"peak": 4.0}}
+    write("c.yaml", {"source": "b", "times": 3, "ramp": ramp})
+    assert run("copy", *arguments) == 0
+    assert capsys.readouterr().out == printed + "\n"
+
+
+def test_a_function_may_take_positions(run: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+    assert run("show", "a", "--loud", "--times=2") == 0
+    assert capsys.readouterr().out == "copied a 2 True None\n"
+
+
+def test_a_function_reads_the_environment(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PD_LIGHTNING_COPY__TIMES", "9")
+    assert run("copy", "--source=a") == 0
+    assert capsys.readouterr().out == "copied a 9 False None\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=a", "--tims=2"], "there is no setting 'tims'. Did you mean 'times'?"),
+        (["--source=a", "--times=x"], "times: the value must be of type int, got x."),
+        ([], "source must be given, got nothing. Set it in a --config file, or as --source=…"),
+    ],
+)
+def test_a_function_explains_mistakes(
+    run: Callable[..., int], capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    assert run("copy", *arguments) == 2
+    assert capsys.readouterr().err == f"pd-lightning: error: {message}\n"
+
+
+def test_a_function_explains_its_settings(run: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+    assert run("copy", "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: pd-lightning copy")
+    for text in ("Copy something.", "What to copy.", "How often. (type: int, default: 1)", "--config"):
+        assert text in out

@@ -1,0 +1,64 @@
+"""Small data folders, written by the store's own writer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pd_lightning.store import chunks
+from pd_lightning.store.codec import codec_info, encode_targets, encode_tokens
+from pd_lightning.store.manifest import Manifest, SplitInfo, TokenizerInfo
+
+T, V = 4, 1000
+
+
+def block(number: int) -> np.ndarray:
+    """A block that tells its number: its first id."""
+    return np.arange(number, number + T + 1)
+
+
+def targets(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(number)
+    counts = rng.integers(0, 5, T)
+    ids = rng.integers(0, V, counts.sum())
+    logprobs = -rng.random(counts.sum()).astype(np.float32) - 3
+    columns = {name: -rng.random(T).astype(np.float32) - 1 for name in ("log_tail", "entropy")}
+    return counts, ids, logprobs, columns
+
+
+@pytest.fixture
+def known():
+    """What is in the folders that `make_folder` writes."""
+    return SimpleNamespace(T=T, V=V, block=block, targets=targets)
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Writes a data folder with the given number of blocks in each split; block b begins with id b."""
+
+    def make(name="blocks", kind="blocks", digest="sha256:0", **splits: int):
+        folder = tmp_path / name
+        (folder / "tokenizer").mkdir(parents=True)
+        (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+        for split, count in splits.items():
+            for chunk in range(chunks.num_chunks(count, 3)):
+                numbers = range(chunk * 3, min(count, chunk * 3 + 3))
+                chunks.write_chunk(folder / split, chunk, [encode(number, kind) for number in numbers])
+        sizes = {split: SplitInfo(count, count * T, 3) for split, count in splits.items()}
+        manifest = Manifest(kind, T, V, TokenizerInfo(digest, 0), sizes)
+        if kind == "logits":
+            manifest.codec = codec_info("exact")
+            manifest.columns = ("log_tail", "entropy")
+        chunks.finish(folder, manifest)
+        return folder
+
+    return make
+
+
+def encode(number: int, kind: str) -> dict[str, np.ndarray]:
+    if kind == "blocks":
+        return encode_tokens(block(number), V)
+    counts, ids, logprobs, columns = targets(number)
+    return encode_targets(block(number), counts, ids, logprobs, columns, values="exact", vocab_size=V)

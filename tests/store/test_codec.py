@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pd_lightning.store.codec import check_codec, codec_info, decode, encode_targets, encode_tokens
+from pd_lightning.store.manifest import Manifest, SplitInfo, TokenizerInfo
+
+
+def manifest(positions, vocab_size, values="exact", columns=("log_tail",)):
+    kind = "logits" if values else "blocks"
+    return Manifest(
+        kind,
+        positions,
+        vocab_size,
+        TokenizerInfo("d", 0),
+        {"train": SplitInfo(1, positions, 1)},
+        codec=codec_info(values) if values else None,
+        columns=columns if values else (),
+    )
+
+
+@st.composite
+def stored_targets(draw):
+    positions = draw(st.integers(1, 6))
+    vocab_size = draw(st.sampled_from([1, 2, 255, 256, 257, 65536, 65537, 300_000]))
+    counts = draw(hnp.arrays(np.int64, positions, elements=st.integers(0, min(vocab_size, 6))))
+    total = int(counts.sum())
+    ids = st.integers(0, vocab_size - 1)
+    logprob = st.floats(-(2.0**40), 0, width=32) | st.just(-np.inf)
+    column = hnp.arrays(np.float32, positions, elements=st.floats(-1e4, 1e4, width=32) | st.just(-np.inf))
+    return {
+        "block": draw(hnp.arrays(np.int64, positions + 1, elements=ids)),
+        "counts": counts,
+        "ids": draw(hnp.arrays(np.int64, total, elements=ids)),
+        "logprobs": draw(hnp.arrays(np.float32, total, elements=logprob)),
+        "columns": {"log_tail": draw(column), "entropy": draw(column)},
+        "vocab_size": vocab_size,
+    }
+
+
+@given(stored_targets())
+@settings(max_examples=150, deadline=None)
+def test_exact_values_come_back_bit_for_bit(targets):
+    item = encode_targets(**targets, values="exact")
+    positions = targets["counts"].size
+    decoded = decode(item, manifest(positions, targets["vocab_size"], columns=("log_tail", "entropy")))
+    expected = {**targets, **targets["columns"]}
+    assert decoded.keys() == {"block", "counts", "ids", "logprobs", "log_tail", "entropy"}
+    for name, array in decoded.items():
+        assert array.dtype == (np.float32 if name in ("logprobs", "log_tail", "entropy") else np.int64)
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65536, np.uint16), (65537, np.uint32)])
+def test_tokens_take_two_bytes_where_they_can(vocab_size, dtype):
+    block = np.array([0, vocab_size - 1, 5])
+    item = encode_tokens(block, vocab_size)
+    assert item["tokens"].dtype == dtype
+    np.testing.assert_array_equal(decode(item, manifest(2, vocab_size, values=None))["block"], block)
+
+
+def half_precision(logits, keep):
+    """Encode the `keep` most probable ids at half precision; give the decoded item and the float64 truth."""
+    positions, vocab_size = logits.shape
+    truth = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    ids = np.argsort(-truth, axis=-1)[:, :keep]
+    kept = np.take_along_axis(truth, ids, axis=-1)
+    with np.errstate(divide="ignore"):
+        tail = np.log(np.maximum(1 - np.exp(kept).sum(-1), 0.0))
+    counts = np.full(positions, keep)
+    item = encode_targets(
+        np.zeros(positions + 1, dtype=int),
+        counts,
+        ids.ravel(),
+        kept.ravel(),
+        {"log_tail": tail},
+        values="half",
+        vocab_size=vocab_size,
+    )
+    decoded = decode(item, manifest(positions, vocab_size, values="half"))
+    return decoded, decoded["logprobs"].reshape(positions, keep).astype(np.float64), kept, tail
+
+
+@pytest.mark.parametrize("keep", [1, 10, 300])
+def test_half_values_keep_the_mass_exact_and_the_shape_within_rounding(keep):
+    logits = np.random.default_rng(0).normal(size=(50, 300)) * 3
+    decoded, logprobs, truth, tail = half_precision(logits, keep)
+    stored_tail = np.exp(tail.astype(np.float16).astype(np.float64))
+    np.testing.assert_allclose(np.exp(logprobs).sum(-1), 1 - stored_tail, rtol=1e-5)
+    # float16 has 11 significant bits; the shift moves all of a position by at most as much again.
+    assert np.abs(logprobs - truth).max() <= 2 * np.abs(truth).max() * 2.0**-11
+    np.testing.assert_array_equal(decoded["counts"], keep)
+
+
+def test_half_values_of_a_sure_teacher_are_one_hot():
+    logits = np.full((3, 20), -np.inf)
+    logits[:, 7] = 0.0
+    with np.errstate(invalid="ignore"):
+        decoded, logprobs, _, _ = half_precision(logits, keep=3)
+    np.testing.assert_array_equal(logprobs[:, 0], 0.0)
+    np.testing.assert_array_equal(logprobs[:, 1:], -np.inf)
+    np.testing.assert_array_equal(decoded["log_tail"], -np.inf)
+
+
+def test_half_values_without_a_finite_shift_stay_as_stored():
+    # Position 0 keeps nothing, position 1 keeps only impossible ids, position 2 has a tail of everything.
+    logprobs = np.array([-np.inf, -np.inf, -20.0], dtype=np.float32)
+    item = encode_targets(
+        np.zeros(4, dtype=int),
+        np.array([0, 2, 1]),
+        np.array([1, 2, 3]),
+        logprobs,
+        {"log_tail": np.zeros(3)},
+        values="half",
+        vocab_size=9,
+    )
+    np.testing.assert_array_equal(decode(item, manifest(3, 9, values="half"))["logprobs"], logprobs)
+
+
+def test_half_values_turn_log_probs_below_the_range_into_impossible_ids():
+    item = encode_targets(
+        np.zeros(2, dtype=int),
+        np.array([2]),
+        np.array([1, 2]),
+        np.array([0.0, -1e6]),
+        {"log_tail": np.array([-np.inf])},
+        values="half",
+        vocab_size=9,
+    )
+    np.testing.assert_array_equal(decode(item, manifest(1, 9, values="half"))["logprobs"], [0.0, -np.inf])
+
+
+def small_item(vocab_size=300):
+    return encode_targets(
+        np.array([1, 2, 3]),
+        np.array([1, 2]),
+        np.array([5, 6, 299]),
+        np.array([-0.5, -1.0, -2.0]),
+        {"log_tail": np.array([-1.0, -2.0])},
+        values="exact",
+        vocab_size=vocab_size,
+    )
+
+
+@pytest.mark.parametrize("name", ["tokens", "payload"])
+def test_every_flipped_bit_is_found(name):
+    item = small_item()
+    for bit in range(item[name].nbytes * 8):
+        damaged = bytearray(item[name].tobytes())
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError):
+            decode({**item, name: np.frombuffer(damaged, dtype=item[name].dtype)}, manifest(2, 300))
+
+
+def test_every_cut_payload_is_found():
+    item = small_item()
+    for length in range(item["payload"].size):
+        with pytest.raises(ValueError):
+            decode({**item, "payload": item["payload"][:length]}, manifest(2, 300))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (manifest(3, 300), "it has 3 tokens, not 4"),
+        (manifest(2, 3), "a token id lies outside the vocabulary"),
+        (manifest(2, 299), "a kept id lies outside the vocabulary"),
+        (manifest(2, 100_000), "its tokens are stored as uint16"),
+        (manifest(2, 300, values="half"), "its payload expands to"),
+        (manifest(2, 300, columns=("log_tail", "entropy")), "its payload expands to"),
+        (manifest(2, 300, values=None), r"its arrays are \['payload', 'tokens'\], not \['tokens'\]"),
+    ],
+)
+def test_an_item_that_does_not_fit_its_manifest_is_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        decode(small_item(), other)
+
+
+def test_ids_outside_the_vocabulary_are_not_written():
+    with pytest.raises(ValueError, match=r"token ids must lie in \[0, 10\), got \[3, 10\].*vocab_size"):
+        encode_tokens(np.array([3, 10]), 10)
+    with pytest.raises(ValueError, match=r"kept ids must lie in \[0, 299\), got \[5, 299\]"):
+        small_item(vocab_size=299)
+
+
+def test_numbers_that_are_none_are_not_written():
+    with pytest.raises(ValueError, match=r"got 1 NaN in log_tail.*bfloat16 or float32"):
+        encode_targets(
+            np.zeros(2, dtype=int),
+            np.array([0]),
+            np.zeros(0, dtype=int),
+            np.zeros(0),
+            {"log_tail": np.array([np.nan])},
+            values="half",
+            vocab_size=9,
+        )
+
+
+def test_a_newer_codec_is_refused():
+    newer = manifest(2, 300)
+    newer.codec = {"name": "planes-zstd", "version": 2, "values": "exact"}
+    with pytest.raises(ValueError, match=r"the codec of here must be planes-zstd version 1.*pip install -U"):
+        check_codec(newer, "here")

@@ -1,0 +1,116 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pd_lightning.store.manifest import (
+    Manifest,
+    SplitInfo,
+    TokenizerInfo,
+    read_manifest,
+    software_versions,
+    tokenizer_digest,
+)
+
+
+@pytest.fixture
+def manifest():
+    return Manifest(
+        kind="logits",
+        block_size=4,
+        vocab_size=10,
+        tokenizer=TokenizerInfo("sha256:0", eos_token_id=3, pad_token_id=4),
+        splits={"train": SplitInfo(5, 20, 2, {"documents": 9}), "val": SplitInfo(0, 0, 2)},
+        teacher={"name": "t"},
+        codec={"name": "planes-zstd", "version": 1, "values": "half"},
+        columns=("log_tail", "entropy"),
+        statistics={"kept_mass": 0.5},
+        software={"torch": "2"},
+        extra={"settings": {"seed": 1}},
+    )
+
+
+def written(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    base = Manifest("blocks", 4, 10, TokenizerInfo("d", 3), {"train": SplitInfo(5, 20, 2)}).to_json()
+    (folder / "manifest.json").write_text(json.dumps({**base, **changes}))
+    return folder
+
+
+def test_a_manifest_survives_json(manifest):
+    restored = Manifest.from_json(json.loads(json.dumps(manifest.to_json())), "m")
+    assert restored == manifest
+
+
+def test_the_json_has_the_documented_shape(manifest):
+    body = manifest.to_json()
+    assert (body["format"], body["format_version"]) == ("pd-lightning", 1)
+    assert body["splits"]["train"] == {"num_blocks": 5, "num_tokens": 20, "blocks_per_chunk": 2, "documents": 9}
+    assert body["tokenizer"]["bos_token_id"] is None
+
+
+def test_a_missing_folder_names_the_commands(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must exist, got .*nowhere\. Write one with `pd-lightning tokenize"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_a_folder_without_data_is_told_apart_from_an_unfinished_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must hold manifest\.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "chunk-000000.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"must be finished.*Run the command that writes it again"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "else"}, "must have the format 'pd-lightning', got 'else'"),
+        ({"format_version": 2}, "must be at most 1, got 2.*pip install -U pd-lightning"),
+        ({"format_version": None}, "must be at most 1, got None"),
+        ({"kind": "images"}, "kind must be one of"),
+        ({"block_size": 0}, "block_size must be a number of at least 1, got 0"),
+        ({"vocab_size": "10"}, "vocab_size must be a number of at least 1, got '10'"),
+        ({"splits": {"../x": {}}}, "a split must have a plain name, got '../x'"),
+        ({"splits": {"train": {"num_blocks": 5}}}, "field 'num_tokens' is missing"),
+        (
+            {"splits": {"train": {"num_blocks": 5, "num_tokens": 21, "blocks_per_chunk": 2}}},
+            "num_tokens must be 20, got 21",
+        ),
+        ({"splits": None}, "damaged"),
+        ({"tokenizer": {"digest": "d"}}, "eos_token_id"),
+        ({"kind": "logits"}, "columns must include log_tail"),
+    ],
+)
+def test_a_bad_field_is_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_manifest(written(tmp_path, **changes))
+
+
+def test_broken_json_is_a_clear_error(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="must be valid JSON"):
+        read_manifest(tmp_path)
+
+
+def test_the_digest_is_that_of_tokenizer_json_in_either_place(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_bytes(b"abc")
+    expected = "sha256:" + hashlib.sha256(b"abc").hexdigest()
+    assert tokenizer_digest(tmp_path) == tokenizer_digest(tmp_path / "tokenizer") == expected
+    with pytest.raises(FileNotFoundError, match=r"must hold tokenizer\.json"):
+        tokenizer_digest(tmp_path / "tokenizer" / "deeper")
+
+
+def test_versions_name_the_packages_that_matter():
+    versions = software_versions()
+    assert {"litdata", "torch", "transformers"} <= versions.keys()
+
+
+def test_importing_the_manifest_imports_nothing_heavy():
+    code = "import sys, pd_lightning.store.manifest; print({'numpy', 'torch', 'litdata'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
