@@ -79,9 +79,8 @@ class MetricsCSV(Logger):
         Args:
             step: The number of optimizer steps that the checkpoint has done.
         """
-        rows = self.rows()
-        kept = [row for row in rows if not row[STEP] or int(row[STEP]) < step]
-        if len(kept) < len(rows):
+        kept = [row for row in self.rows() if not row[STEP] or int(row[STEP]) < step]
+        if self.path.is_file():  # anew even if no whole row goes: a crash may have cut the last one
             self._columns = self._known_columns()
             self._rewrite(kept)
 

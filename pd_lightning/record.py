@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,12 +174,17 @@ class Recorder(pl.LightningModule):
     def _splits(self) -> dict[str, SplitInfo]:
         """The splits of the store: those of the blocks, in chunks of the plan's size."""
         assert self._plan is not None
-        available = self._blocks.manifest.splits
         return {
-            name: replace(available[name], blocks_per_chunk=self._plan.blocks_per_chunk)
-            for name in self.split_names
-            if name in available and available[name].num_blocks
+            name: SplitInfo(count, count * self._blocks.manifest.block_size, self._plan.blocks_per_chunk)
+            for name, count in self._num_blocks().items()
         }
+
+    def _num_blocks(self) -> dict[str, int]:
+        """Blocks to record of each split: all that there are, or as many as the data's settings allow."""
+        available = self._blocks.manifest.splits
+        counts = {name: available[name].num_blocks for name in self.split_names if name in available}
+        limits = self._blocks.max_blocks
+        return {name: min(count, limits[name] or count) for name, count in counts.items() if count}
 
     def _make_plan(self) -> RecordingPlan:
         settings = {
@@ -189,7 +194,7 @@ class Recorder(pl.LightningModule):
             "values": self.values,
             "batch_size": self._blocks.batch_size,
             "blocks_per_chunk": self.blocks_per_chunk,
-            "splits": list(self.split_names),
+            "num_blocks": self._num_blocks(),
         }
         plan = earlier_plan(self.output_dir, settings)
         if plan is None:
@@ -207,7 +212,7 @@ class Recorder(pl.LightningModule):
             sizes = [figures["bytes"] for _, figures in self._record(batch)]
         bytes_per_block = sum(sizes) / len(sizes)
         wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
-        num_blocks = sum(split.num_blocks for name, split in blocks.splits.items() if name in self.split_names)
+        num_blocks = sum(self._num_blocks().values())
         _check_space(self.output_dir, num_blocks * bytes_per_block)
         rank_zero_info(
             f"The store will have about {num_blocks * bytes_per_block / 1e6:,.1f} MB: "

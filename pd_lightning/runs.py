@@ -72,11 +72,12 @@ class FinalCheckpoint(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, unless the last step's checkpoint is there: one from amid the epoch goes on more exactly."""
+        if self.saved_step == trainer.global_step:
+            return
         for callback in trainer.checkpoint_callbacks:
             # Without last_model_path the callback has saved none in this process, and Lightning does it itself.
             if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.last_model_path:
-                if self.saved_step != trainer.global_step:
-                    trainer.save_checkpoint(callback.last_model_path)
+                trainer.save_checkpoint(callback.last_model_path)
 
 
 def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: Sequence[str]) -> str | None:

@@ -99,17 +99,17 @@ class TrainerCLI(LightningCLI):
         """Nothing: Lightning would put the hyper-parameters of the checkpoint in place of the YAML's."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with the run folder's logs and checkpoints where the YAML names none."""
+        """The Trainer, with the run folder's logs and checkpoints where the YAML of a training names none."""
         given = self.config_init[self.command]["trainer"]
-        fits = self.command == "fit"
-        root = given["default_root_dir"]
+        root = given["default_root_dir"] or "."
+        writes = self.command == "fit" and not given["barebones"]
         logger = given["logger"]
         if logger is None or logger is True:
-            logger = default_loggers(root) if fits else False
+            logger = default_loggers(root) if writes else False
         callbacks = given["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        writes = fits and given["enable_checkpointing"] is not False and not given["barebones"]
-        callbacks = run_callbacks(root, callbacks, checkpoints=writes)
+        checkpoints = writes and given["enable_checkpointing"] is not False
+        callbacks = run_callbacks(root, callbacks, checkpoints=checkpoints)
         return super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
 
     def after_instantiate_classes(self) -> None:

@@ -94,7 +94,8 @@ def write_chunk(
     """
     split_dir = Path(split_dir)
     assert items, "a chunk holds at least one block"
-    if index in done_chunks(split_dir):
+    final = split_dir / chunk_name(index)
+    if final.exists():
         return
     size = sum(array.nbytes + 8 for item in items for array in item.values())
     if size >= MAX_CHUNK_BYTES - 4 * len(items):
@@ -102,9 +103,8 @@ def write_chunk(
             f"a chunk must stay below {MAX_CHUNK_BYTES} bytes, got {size} in {len(items)} blocks. "
             "Lower blocks_per_chunk."
         )
-    final = split_dir / chunk_name(index)
     temporary = temporary_beside(final)
-    with disk_full_explained(f"chunk {index} of {split_dir}", _how_to_go_on(split_dir)):
+    with disk_full_explained(f"chunk {index} of {split_dir}", lambda: _how_to_go_on(split_dir)):
         try:
             temporary.mkdir(parents=True)
             written, record = _serialise(temporary, items)
@@ -119,6 +119,8 @@ def write_chunk(
 def finish(folder: str | Path, manifest: Manifest) -> None:
     """Turn written chunks into a finished data folder; killed at any point, it can be called again.
 
+    One process calls it, after all have written their chunks. A folder that is finished stays as it is.
+
     Args:
         folder: The data folder, with every chunk of every split written, and its `tokenizer` folder.
         manifest: Its manifest, written last.
@@ -128,9 +130,8 @@ def finish(folder: str | Path, manifest: Manifest) -> None:
     """
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).exists():
-        with disk_full_explained(
-            str(folder), "All chunks are written: free some space and run the same command again."
-        ):
+        remedy = "All chunks are written: free some space and run the same command again."
+        with disk_full_explained(str(folder), lambda: remedy):
             digests: dict[str, FileDigest] = {}
             for name, split in manifest.splits.items():
                 digests.update(_finish_split(folder / name, split))

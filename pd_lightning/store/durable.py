@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
@@ -44,21 +44,21 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def disk_full_explained(what: str, remedy: str) -> Iterator[None]:
+def disk_full_explained(what: str, remedy: Callable[[], str]) -> Iterator[None]:
     """Turn "no space left on device" into a message that says how to go on.
 
     Args:
         what: What is being written.
-        remedy: What is there already, and how to go on.
+        remedy: Says what is there already, and how to go on.
 
     Raises:
-        OSError: With the same `errno`, and `what` and `remedy` as its message.
+        OSError: With the same `errno`, and a message of `what` and `remedy`.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        explained = OSError(f"disk full while writing {what}: {error.strerror or error}. {remedy}")
+        explained = OSError(f"disk full while writing {what}: {error.strerror or error}. {remedy()}")
         explained.errno = error.errno
         raise explained from error

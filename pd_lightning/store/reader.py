@@ -81,12 +81,12 @@ class BlockReader:
         from litdata.streaming.item_loader import PyTreeLoader
         from litdata.streaming.reader import BinaryReader
 
-        # Neighbours are of no use to shuffled reads: decode the block that is asked for alone.
-        reader = BinaryReader(str(self.folder / self.split), item_loader=PyTreeLoader(batch_decode=0))
-        reader._try_load_config()
-        chunks = range(num_chunks(len(self), self._info.blocks_per_chunk))
-        reader.enable_posix_fast(list(chunks), keep=_OPEN_CHUNKS, prefetch=False)
-        return reader
+        # Neighbours are of no use to shuffled reads: decode the one block that is asked for, out of a memory map
+        # (litdata's other way reads the whole chunk for it), and don't ask the system to fetch the chunk ahead.
+        loader = PyTreeLoader(batch_decode=0)
+        loader.set_posix_fast(True, keep=_OPEN_CHUNKS, willneed=False)
+        loader.set_mmap_allowed_chunks(set(range(num_chunks(len(self), self._info.blocks_per_chunk))))
+        return BinaryReader(str(self.folder / self.split), item_loader=loader)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_litdata": None, "_process": 0}

@@ -62,11 +62,7 @@ class Toy(LightningModule):
         super().__init__()
         self.lr, self.transforms, self.fail, self.width = lr, transforms, fail, width
         self.net = nn.Linear(2, width)
-        self.attached: LightningDataModule | None = None
         Toy.built.append(self)
-
-    def attach(self, datamodule: LightningDataModule | None) -> None:
-        self.attached = datamodule
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         if self.fail == "bug":
@@ -91,14 +87,24 @@ class Toy(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-class Failing(torch.utils.data.Dataset):
-    """A data set whose items are never fine."""
+class ToyRecorder(Toy):
+    """A recorder that keeps what happened."""
 
-    def __len__(self) -> int:
-        return 4
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        raise ValueError("an item of nobody's")
+    def attach(self, datamodule: LightningDataModule | None) -> None:
+        self.seen.append(type(datamodule).__name__)
+
+    def predict_dataloader(self) -> torch.utils.data.DataLoader:
+        return torch.utils.data.DataLoader(torch.ones(2, 2))
+
+    def predict_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.seen.append(f"batch {batch_idx}")
+
+    def finish(self) -> None:
+        self.seen.append("finish")
 
 
 class Rows(LightningDataModule):

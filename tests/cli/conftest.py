@@ -25,12 +25,13 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 @pytest.fixture
 def run() -> Callable[..., int]:
     """`pd-lightning` in this process, with toys in place of our modules."""
-    trainer = {name: Command(name, f"{TOYS}:Toy", trainer=True) for name in ("fit", "validate", "predict", "record")}
-    functions = {
+    trainer = {name: Command(name, f"{TOYS}:Toy", trainer=True) for name in ("fit", "validate", "predict")}
+    others = {
+        "record": Command("record", f"{TOYS}:ToyRecorder", trainer=True),
         "copy": Command("copy", f"{TOYS}:copy"),
         "show": Command("show", f"{TOYS}:copy", positional=True),
     }
-    return lambda *argv: main([str(argument) for argument in argv], {**trainer, **functions})
+    return lambda *argv: main([str(argument) for argument in argv], {**trainer, **others})
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_function_runs_without_lightning(write: Callable[..., Path]) -> None:
+    write("light.py", "def greet(name: str = 'you') -> None:\n    print('hello', name)\n")
+    code = (
+        "import sys; from pd_lightning.cli import Command, main; "
+        "main(['greet', '--name=me'], {'greet': Command('greet', 'light:greet')}); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "hello me\nFalse\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])

@@ -144,7 +144,7 @@ def test_a_used_run_folder_is_an_error(run: Run, base: Path, capsys: pytest.Capt
 
 def rows(path: str = "run/logs/metrics.csv") -> list[dict[str, str]]:
     with Path(path).open() as file:
-        return [{k: v for k, v in sorted(row.items())} for row in csv.DictReader(file)]
+        return [dict(sorted(row.items())) for row in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize("stop", [5, 7, 12])
@@ -193,15 +193,28 @@ def test_validating_leaves_the_run_as_it_is(run: Run, base: Path, capsys: pytest
 
 def test_checkpoints_are_read_without_pickle(run: Run, base: Path) -> None:
     torch.save({"state_dict": torch.nn.Linear(1, 1)}, "evil.ckpt")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         run("validate", "--config", base, "--ckpt_path=evil.ckpt")
 
 
-def test_record_attaches_the_data_first(run: Run, base: Path, toys: ModuleType) -> None:
-    assert run("record", "--config", base) == 0
-    model = toys.Toy.built[-1]
-    assert isinstance(model.attached, toys.Rows)
+def test_record_attaches_the_data_first(run: Run, base: Path, toys: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    settings = yaml.safe_load(base.read_text())
+    base.write_text(yaml.safe_dump({key: settings[key] for key in ("data", "trainer")}))
+    assert run("record", "--config", base, "--trainer.logger=null") == 0
+    assert toys.Toy.built[-1].seen == ["Rows", "batch 0", "batch 1", "finish"]
     assert not Path("run").exists()
+    assert run("record", "--help") == 0
+    assert "Run the teacher over blocks of tokens once" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("override", ["--trainer.barebones=true", "--trainer.enable_checkpointing=false"])
+def test_a_run_may_write_nothing_but_its_settings(run: Run, base: Path, override: str) -> None:
+    overrides = ["--trainer.logger=null", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=0"]
+    if "barebones" in override:
+        overrides += ["--trainer.enable_progress_bar=null", "--trainer.enable_model_summary=null"]
+    assert run("fit", "--config", base, override, *overrides) == 0
+    assert not Path("run/checkpoints").exists()
+    assert Path("run/logs").exists() == ("barebones" not in override)
 
 
 def test_only_the_command_asked_for_is_built(run: Run, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

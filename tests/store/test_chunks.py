@@ -41,9 +41,14 @@ def dies_at(call, action):
             fsync(descriptor)
 
         os.fsync = deadly
-        action()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
 
 
 @pytest.mark.parametrize(("blocks", "per_chunk", "expected"), [(0, 3, 0), (1, 3, 1), (3, 3, 1), (7, 3, 3)])
@@ -217,9 +222,12 @@ def test_processes_can_write_chunks_of_one_split_side_by_side(unfinished, sample
     # Both write chunk 1: whoever comes second replaces it with the same bytes, or finds it done.
     for share in ([0, 1], [1, 2]):
         if (child := os.fork()) == 0:
-            for chunk in share:
-                write_chunk(unfinished / "train", chunk, samples.items("blocks", chunk))
-            os._exit(0)
+            try:
+                for chunk in share:
+                    write_chunk(unfinished / "train", chunk, samples.items("blocks", chunk))
+                os._exit(0)
+            finally:
+                os._exit(1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     finish(unfinished, samples.manifest("blocks", unfinished))

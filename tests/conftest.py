@@ -1,0 +1,81 @@
+"""A small corpus, tokenized; a small teacher; and what the teacher says of the corpus: made once for all tests."""
+
+import sysconfig
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+}
+BLOCK_SIZE = 16
+VOCAB_SIZE = 300
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """Sizes of the small models and data."""
+    return SimpleNamespace(config=TINY, block_size=BLOCK_SIZE, vocab_size=VOCAB_SIZE)
+
+
+@pytest.fixture(scope="session")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token blocks of a few modules of the standard library."""
+    from pd_lightning.data import TextFiles
+    from pd_lightning.data.tokenize import tokenize
+
+    folder = tmp_path_factory.mktemp("data") / "blocks"
+    library = Path(sysconfig.get_paths()["stdlib"])
+    source = TextFiles(paths=[str(library / name / "*.py") for name in ("json", "html", "wsgiref")], split_bytes=4000)
+    tokenize(str(folder), source, vocab_size=VOCAB_SIZE, block_size=BLOCK_SIZE, val_fraction=0.2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Path:
+    """A Hugging Face folder with a small untrained model and the tokenizer of the blocks."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from pd_lightning.language_model import build_causal_lm
+
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(7)
+    model: Any = build_causal_lm({**TINY, "vocab_size": VOCAB_SIZE, "initializer_range": 0.3})
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(blocks / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exact_store(tmp_path_factory: pytest.TempPathFactory, blocks: Path, teacher_dir: Path) -> Path:
+    """All ids of the first blocks, in float32."""
+    return record(tmp_path_factory.mktemp("exact") / "store", blocks, teacher_dir, "exact", p=1.0, k=VOCAB_SIZE)
+
+
+@pytest.fixture(scope="session")
+def truncated_store(tmp_path_factory: pytest.TempPathFactory, blocks: Path, teacher_dir: Path) -> Path:
+    """The ids of the first blocks up to 0.9 of the probability, 20 at most, in float16."""
+    return record(tmp_path_factory.mktemp("truncated") / "store", blocks, teacher_dir, "half", p=0.9, k=20)
+
+
+def record(folder: Path, blocks: Path, teacher_dir: Path, values: Any, **selection: Any) -> Path:
+    from pd_lightning.data import TokenBlocks
+    from pd_lightning.record import Recorder
+    from pd_lightning.selection import Selection
+    from pd_lightning.teachers import FrozenTeacher
+    from pd_lightning.trainer import PDTrainer
+
+    recorder = Recorder(FrozenTeacher(str(teacher_dir)), str(folder), Selection(**selection), values)
+    data = TokenBlocks(str(blocks), batch_size=8, max_train_blocks=40, max_val_blocks=12)
+    trainer = PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, barebones=False)
+    trainer.record(recorder, data)
+    return folder

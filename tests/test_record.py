@@ -1,0 +1,142 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pd_lightning.data import TokenBlocks
+from pd_lightning.language_model import LanguageModel, load_causal_lm
+from pd_lightning.record import Recorder
+from pd_lightning.selection import Selection
+from pd_lightning.store.manifest import read_manifest
+from pd_lightning.store.reader import BlockReader
+from pd_lightning.store.verification import verify_folder
+from pd_lightning.teachers import FrozenTeacher, NoTeacher
+from pd_lightning.trainer import PDTrainer
+
+
+def record(teacher: Any, blocks: Path, store: Path, batch_size: int = 4, data: Any = None, **settings: Any) -> None:
+    settings = {"selection": Selection(p=0.9, k=20), "blocks_per_chunk": 8, **settings}
+    recorder = Recorder(teacher, str(store), **settings)
+    data = data or TokenBlocks(str(blocks), batch_size=batch_size, max_train_blocks=30, max_val_blocks=5)
+    trainer = PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.record(recorder, data)
+
+
+@pytest.fixture
+def logits(exact_store: Path, teacher_dir: Path) -> torch.Tensor:
+    """The teacher's own logits of the first stored block, float64 `[T, V]`."""
+    model = LanguageModel(load_causal_lm(str(teacher_dir), "float64", "model")).eval()
+    block = torch.from_numpy(BlockReader(exact_store, "train")[0]["block"])
+    return model(block[None, :-1])[0].detach()
+
+
+def test_every_id_and_figure_equals_the_teachers(exact_store: Path, logits: torch.Tensor) -> None:
+    item = BlockReader(exact_store, "train")[0]
+    log_p = logits.log_softmax(-1)
+    T, V = log_p.shape
+    assert np.array_equal(item["counts"], [V] * T)
+    stored = torch.empty(T, V).scatter(
+        -1, torch.from_numpy(item["ids"]).view(T, V), torch.from_numpy(item["logprobs"]).view(T, V)
+    )
+    torch.testing.assert_close(stored.double(), log_p, rtol=1e-5, atol=1e-5)
+    log_z = logits.logsumexp(-1)
+    labels = torch.from_numpy(item["block"][1:])
+    expected = {
+        "log_z": log_z,
+        "mean": logits.mean(-1) - log_z,
+        "std": logits.std(-1, correction=0),
+        "entropy": -(log_p.exp() * log_p).sum(-1),
+        "label_logprob": log_p.gather(-1, labels[:, None])[:, 0],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(item[name], values, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_the_most_probable_ids_are_kept_with_true_probabilities(truncated_store: Path, logits: torch.Tensor) -> None:
+    item = BlockReader(truncated_store, "train")[0]
+    probs = logits.softmax(-1).numpy()
+    ends = item["counts"].cumsum()
+    for position, (start, end) in enumerate(zip(ends - item["counts"], ends, strict=True)):
+        order = np.argsort(-probs[position])
+        count = min(20, int(np.searchsorted(probs[position][order].cumsum(), 0.9)) + 1)
+        assert item["ids"][start:end].tolist() == order[:count].tolist()
+        kept = probs[position][order[:count]]
+        np.testing.assert_allclose(np.exp(item["logprobs"][start:end]), kept, rtol=5e-3)
+        np.testing.assert_allclose(np.exp(item["log_tail"][position]), 1 - kept.sum(), rtol=5e-3)
+
+
+def test_the_manifest_says_what_is_in_it(truncated_store: Path, blocks: Path, teacher_dir: Path) -> None:
+    manifest, plain = read_manifest(truncated_store), read_manifest(blocks)
+    assert manifest.kind == "logits"
+    assert manifest.tokenizer == plain.tokenizer
+    assert {name: split.num_blocks for name, split in manifest.splits.items()} == {"train": 40, "val": 12}
+    assert manifest.teacher is not None
+    assert manifest.teacher["name"] == str(teacher_dir)
+    assert manifest.selection == {"p": 0.9, "k": 20, "min_k": 1}
+    assert 1 <= manifest.statistics["kept_ids_per_token"] <= 20
+    assert manifest.statistics["kept_mass_per_token"] <= 1
+    assert verify_folder(truncated_store) == []
+
+
+def test_the_store_holds_the_blocks_own_tokens(truncated_store: Path, blocks: Path) -> None:
+    for split in ("train", "val"):
+        stored, plain = BlockReader(truncated_store, split), BlockReader(blocks, split)
+        assert all(np.array_equal(stored[i]["block"], plain[i]["block"]) for i in range(len(stored)))
+
+
+def test_a_second_start_writes_what_is_missing_and_no_more(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pd_lightning.record as module
+
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    write, written = module.write_chunk, []
+
+    def dies_at_the_third(folder: Path, index: int, *rest: Any) -> None:
+        if len(written) == 2:
+            raise KeyError("killed")
+        written.append((folder.name, index))
+        write(folder, index, *rest)
+
+    monkeypatch.setattr(module, "write_chunk", dies_at_the_third)
+    with pytest.raises(KeyError, match="killed"):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "twice")
+    first, written = written, []
+    monkeypatch.setattr(module, "write_chunk", lambda *args: (written.append((args[0].name, args[1])), write(*args)))
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "twice")
+    assert sorted(first + written) == [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 0)]
+    for name in ("train/chunk-000001.bin", "train/chunk-000003.bin", "val/chunk-000000.bin", "train/index.json"):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "twice")
+    assert len(written) == 3, "a third start has nothing to do"
+
+
+def test_other_settings_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    with pytest.raises(ValueError, match=r"selection was .*'k': 20.*, is .*'k': 10.*Set another model.output_dir"):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store", selection=Selection(p=0.9, k=10))
+    with pytest.raises(ValueError, match="must be a new folder or one of `pd-lightning record`, got .* holds blocks"):
+        record(FrozenTeacher(str(teacher_dir)), blocks, blocks)
+
+
+def test_what_cannot_be_recorded_is_refused(
+    blocks: Path, truncated_store: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="must have a teacher that computes its logits, got NoTeacher"):
+        record(NoTeacher(), blocks, tmp_path / "a")
+    with pytest.raises(ValueError, match="must have token blocks to run the teacher over, got a logit store"):
+        record(FrozenTeacher(str(teacher_dir)), truncated_store, tmp_path / "b")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(ValueError, match="must have room for the store"):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"p": 0}, r"p must be in \(0, 1\], got 0. Set model.selection.p"), ({"k": 0}, "got k 0 and min_k 1")],
+)
+def test_bad_selections(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Selection(**settings)
