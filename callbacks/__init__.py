@@ -2,3 +2,7 @@
 
 if __name__ == "callbacks":
     raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")
+
+from pd_lightning.callbacks.progress import RunProgress
+
+__all__ = ["RunProgress"]

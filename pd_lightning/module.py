@@ -1,5 +1,6 @@
 """The LightningModule of pre-training distillation."""
 
+import math
 import os
 from functools import partial
 from operator import attrgetter
@@ -69,9 +70,10 @@ class DistillationModule(pl.LightningModule):
         self.kd_weight = kd_weight or Constant(0.9)
         self.lr = lr or WSD(6e-4)
         self.make_optimizer = optimizer or default_optimizer
-        self.lm_loss = MeanMetric(nan_strategy="disable")
-        self.kd_loss = MeanMetric(nan_strategy="disable")
-        self.top1_agreement = MeanMetric(nan_strategy="disable")
+        # NaN stays NaN. "disable" would say so too, but makes torchmetrics 1.9 forget the weights.
+        self.lm_loss = MeanMetric(nan_strategy=math.nan)
+        self.kd_loss = MeanMetric(nan_strategy=math.nan)
+        self.top1_agreement = MeanMetric(nan_strategy=math.nan)
         self._totals = Totals()
         self._speed = Speed()
         self._num_tokens: Tensor | int = 0

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings
@@ -55,9 +56,10 @@ def test_frozen_teacher_refuses_what_does_not_fit(teacher_dir: Path, surrounding
 
 def test_another_tokenizer_is_found_out(teacher_dir: Path, blocks: Path, tmp_path: Path) -> None:
     check_same_tokenizer(str(teacher_dir), "main", blocks / "tokenizer")
-    for file in (blocks / "tokenizer").iterdir():
-        (tmp_path / file.name).write_text(file.read_text().replace('"def": ', '"fed": ').replace('"se"', '"es2"'))
-    with pytest.raises(ValueError, match=r"must use the same tokenizer, got \d+ of 300 tokens with another id"):
+    other = AutoTokenizer.from_pretrained(blocks / "tokenizer")
+    other.add_tokens(["another"])
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"must use the same tokenizer, got 1 of 301 tokens with another id"):
         check_same_tokenizer(str(teacher_dir), "main", tmp_path)
 
 

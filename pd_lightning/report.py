@@ -1,0 +1,187 @@
+"""A report as one HTML file that needs nothing else: no script, no font, no picture from outside."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from pd_lightning.charts import STYLE as CHART_STYLE
+from pd_lightning.charts import Chart, line_chart
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; its first column names the rows.
+
+    Args:
+        title: What it shows.
+        columns: Headings, with units.
+        rows: Cells: text, whole numbers, floats (shown with four digits) or None (a dash).
+        caption: What to see in it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | int | float | None]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), f"ragged table {self.title!r}"
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    intro: str = "",
+    tables: Sequence[Table] = (),
+    charts: Sequence[Chart] = (),
+    samples: Mapping[str, str] | None = None,
+    prompt: str = "",
+    footer: str = "",
+) -> None:
+    """Write a report. All text is taken as text, none as HTML.
+
+    Args:
+        path: The HTML file to write.
+        title: Heading of the page.
+        intro: What was done and what came out; an empty line starts a new paragraph.
+        tables: Figures.
+        charts: Curves.
+        samples: What each model wrote, by its name, without the prompt.
+        prompt: What the models went on from.
+        footer: How the report was made.
+    """
+    parts = [
+        f"<header><h1>{escape(title)}</h1>{_paragraphs(intro)}</header>",
+        *map(_table, tables),
+        *map(_chart, charts),
+        _samples(samples, prompt) if samples else "",
+        f"<footer>{_paragraphs(footer)}</footer>" if footer else "",
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_page(title, "\n".join(part for part in parts if part)), encoding="utf-8")
+
+
+def _page(title: str, body: str) -> str:
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>
+{STYLE}
+</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _paragraphs(text: str, kind: str = "") -> str:
+    attribute = f' class="{kind}"' if kind else ""
+    return "".join(f"<p{attribute}>{escape(part)}</p>" for part in re.split(r"\n\s*\n", text.strip()) if part)
+
+
+def _table(table: Table) -> str:
+    texts = [[cell_text(cell) for cell in row] for row in table.rows]
+    numeric = [all(map(_looks_numeric, column)) for column in zip(*texts, strict=True)] or [False] * len(table.columns)
+    classes = [' class="number"' if number else "" for number in numeric]
+    head = "".join(f'<th scope="col"{c}>{escape(name)}</th>' for name, c in zip(table.columns, classes, strict=True))
+    body = "\n".join(f"<tr>{_row(row, classes)}</tr>" for row in texts)
+    title = escape(table.title)
+    return f"""<section>
+<h2>{title}</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table></div>
+{_paragraphs(table.caption, "caption")}
+</section>"""
+
+
+def _row(texts: Sequence[str], classes: Sequence[str]) -> str:
+    cells = [f"<td{c}>{escape(text)}</td>" for text, c in zip(texts, classes, strict=True)]
+    return "".join([f'<th scope="row"{classes[0]}>{escape(texts[0])}</th>', *cells[1:]])
+
+
+def cell_text(cell: str | int | float | None) -> str:
+    """Write a cell: thousands apart, floats with four digits but three decimals at most, a dash for what is not."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "–"
+    if isinstance(cell, float):
+        decimals = next((n for n, size in enumerate((1000, 100, 10)) if abs(cell) >= size), 3)
+        return f"{cell:,.{decimals}f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _looks_numeric(text: str) -> bool:
+    return re.match(r"[-+±−–<>~]?\d|–$|inf$", text) is not None
+
+
+def _chart(chart: Chart) -> str:
+    return f"""<section>
+<h2>{escape(chart.title)}</h2>
+{line_chart(chart)}
+{_paragraphs(chart.caption, "caption")}
+</section>"""
+
+
+def _samples(samples: Mapping[str, str], prompt: str) -> str:
+    figures = [
+        f'<figure><figcaption>{escape(name)}</figcaption><pre><span class="prompt">{escape(prompt)}</span>'
+        f"{escape(text)}</pre></figure>"
+        for name, text in samples.items()
+    ]
+    return f"""<section>
+<h2>What the models write</h2>
+<p class="caption">All go on from the same prompt, shown in grey.</p>
+<div class="samples">
+{"".join(figures)}
+</div>
+</section>"""
+
+
+STYLE = (
+    """:root { color-scheme: light dark; }
+:root { --page: #fff; --text: #1c2024; --faint: #5f6871; --rule: #dfe3e8; --card: #f5f7f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171a; --text: #e6e9ec; --faint: #9aa4ae; --rule: #30363c; --card: #1d2226; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 1rem/1.55 system-ui, sans-serif; }
+main { max-width: 52rem; margin: 0 auto; padding: 2rem 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
+p { margin: 0 0 .75rem; max-width: 42rem; }
+.caption, footer { color: var(--faint); font-size: .9rem; }
+.caption { margin-top: .5rem; }
+footer { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(var(--page), var(--page)) right / 1rem 100% no-repeat local,
+  linear-gradient(to left, var(--rule), transparent) right / 1rem 100% no-repeat scroll; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .45rem .75rem; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+thead th { color: var(--faint); font-size: .85rem; line-height: 1.3; vertical-align: bottom; white-space: normal; }
+tbody th { font-weight: 600; }
+th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
+.number { text-align: right; }
+.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; }
+figcaption { font-weight: 600; margin-bottom: .5rem; }
+pre { margin: 0; font: .85rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.prompt { color: var(--faint); }
+"""
+    + CHART_STYLE
+)
