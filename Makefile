@@ -26,7 +26,7 @@ lint: $(INSTALLED) ## check lint, format and types
 
 clean: ## remove .venv, caches and build folders; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find pd_lightning callbacks tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # pip leaves no bytecode behind where PYTHONDONTWRITEBYTECODE is set: every start would then compile some 10,000 files.
 # Some packages ship templates that are no Python, hence `|| true`.

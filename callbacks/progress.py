@@ -32,17 +32,11 @@ class RunProgress(RichProgressBar):
 
     Args:
         refresh_rate: Redraws a second, at most; 0 switches the display off.
-        theme: Styles of the bar.
         console_kwargs: Arguments of `rich.console.Console`.
     """
 
-    def __init__(
-        self,
-        refresh_rate: int = 10,
-        theme: RichProgressBarTheme = THEME,
-        console_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(refresh_rate=refresh_rate, theme=theme, console_kwargs=console_kwargs)
+    def __init__(self, refresh_rate: int = 10, console_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__(refresh_rate=refresh_rate, theme=THEME, console_kwargs=console_kwargs)
         self._metrics_time = self._line_time = 0.0
 
     def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:

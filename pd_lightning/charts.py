@@ -141,7 +141,7 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
     size = 1e3 if unit == "k" else size
     step = abs(ticks[1] - ticks[0]) / size if len(ticks) > 1 else largest / size or 1.0
     decimals = next((n for n in range(10) if abs(round(step, n) - step) < step * 1e-6), 10)
-    return [f"{tick / size:.{decimals}f}{unit if tick else ''}" for tick in ticks]
+    return ["0" if unit and tick == 0 else f"{tick / size:.{decimals}f}{unit}" for tick in ticks]
 
 
 def _label_heights(lines: dict[str, list[tuple[float, float]]], frame: _Frame) -> dict[str, float] | None:

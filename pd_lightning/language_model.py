@@ -4,11 +4,14 @@ import json
 import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pd_lightning.targets import Head
 
 
 class LanguageModel(nn.Module):
@@ -32,9 +35,13 @@ class LanguageModel(nn.Module):
             return self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         return _logits(self.model, input_ids)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Map hidden states `[..., D]` to logits `[..., V]`."""
-        return _head(self.model, hidden) if self._split else hidden
+    @property
+    def head(self) -> Head:
+        """What maps hidden states `[..., D]` to logits `[..., V]`."""
+        if not self._split:
+            return Head(lambda hidden: hidden)
+        parameters = tuple(self.model.get_output_embeddings().parameters())
+        return Head(partial(_head, self.model), parameters, self.vocab_size)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Give the logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""

@@ -187,7 +187,7 @@ class DistillationModule(pl.LightningModule):
         checkpoint["pd_lightning"] = {
             "version": __version__,
             "seed": self._seed,
-            "num_tokens": int(self._num_tokens),
+            "num_tokens": self.num_tokens,
             "student_config": self._student.config(),
             "teacher": self.teacher.describe(),
             "tokenizer": tokenizer_dir(self.trainer),
@@ -199,6 +199,16 @@ class DistillationModule(pl.LightningModule):
         state = checkpoint.get("pd_lightning", {})
         self._seed = state.get("seed", self._seed)
         self._num_tokens = state.get("num_tokens", 0)
+
+    @property
+    def num_tokens(self) -> int:
+        """Labelled positions trained on so far, over all ranks."""
+        return int(self._num_tokens)
+
+    @property
+    def train_seconds(self) -> float:
+        """Time that training has taken since this start, without validation, in seconds."""
+        return self._speed.seconds
 
     @property
     def _student(self) -> LanguageModel:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pd_lightning.chunking import chunked_sums
 from pd_lightning.losses import ForwardKL, Loss
 from pd_lightning.targets import DenseTargets, Head, SparseTargets, Targets
 from pd_lightning.transforms import Transform
@@ -64,7 +66,7 @@ class Objective:
 
         Args:
             hidden: The student's last hidden states, float `[N, D]`.
-            head: Maps hidden states `[n, D]` to logits `[n, V]`.
+            head: The student's head, from hidden states to logits.
             labels: The next token of each position, int64 `[N]`; -100 where there is none.
             targets: The teacher's targets of the same positions, or None for the LM loss alone.
             kd_weight: Share of the KD loss, α of Peng et al., in [0, 1]; without effect where targets is None.
@@ -72,18 +74,28 @@ class Objective:
         Returns:
             Sums in nats, to be divided by the number of labelled positions of the whole optimizer step.
         """
-        logits = head(hidden)
+        sums = chunked_sums(partial(self._sums, head, labels, targets, kd_weight), hidden, head)
+        loss, lm, kd, agreement, num_tokens = sums
+        if targets is None:
+            return Terms(loss, lm, None, None, num_tokens)
+        return Terms(loss, lm, kd, agreement, num_tokens)
+
+    def _sums(
+        self, head: Head, labels: Tensor, targets: Targets | None, kd_weight: float, hidden: Tensor, rows: slice
+    ) -> tuple[Tensor, ...]:
+        """Sum loss, LM loss, KD loss, agreement and labelled positions over the rows whose hidden states are given."""
+        logits, labels = head(hidden), labels[rows]
         counted = labels != IGNORE_INDEX
         dtype = torch.promote_types(logits.dtype, torch.float32)
         lm = F.cross_entropy(logits.to(dtype), labels, ignore_index=IGNORE_INDEX, reduction="sum")
         if targets is None:
-            return Terms(lm, lm.detach(), None, None, counted.sum())
-        rows = targets.rows(slice(None))
-        agreement = ((logits.detach().argmax(dim=-1) == rows.top1()) & counted).sum()
+            return lm, lm.detach(), torch.zeros_like(lm), torch.zeros_like(lm), counted.sum()
+        said = targets.rows(rows)
+        agreement = ((logits.detach().argmax(dim=-1) == said.top1()) & counted).sum()
         # Masked by where, not by indexing: the number of labelled positions would be a device sync.
-        kd = torch.where(counted, self.loss(logits, self._transformed(rows)), 0.0).sum()
+        kd = torch.where(counted, self.loss(logits, self._transformed(said)), 0.0).sum()
         mixed = (1.0 - kd_weight) * lm + kd_weight * kd
-        return Terms(mixed, lm.detach(), kd.detach(), agreement, counted.sum())
+        return mixed, lm.detach(), kd.detach(), agreement, counted.sum()
 
     def _transformed(self, targets: SparseTargets | DenseTargets) -> SparseTargets | DenseTargets:
         for transform in self.transforms.values():

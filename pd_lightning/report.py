@@ -176,7 +176,7 @@ th, td { padding: .45rem .75rem; text-align: left; border-bottom: 1px solid var(
 thead th { color: var(--faint); font-size: .85rem; line-height: 1.3; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 600; }
 th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
-.number { text-align: right; }
+.number { text-align: right; min-width: 6rem; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; }
 figcaption { font-weight: 600; margin-bottom: .5rem; }

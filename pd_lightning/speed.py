@@ -7,6 +7,7 @@ class Speed:
     """Measures the tokens a second of training; `mark` leaves out what happened before, validation say."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         self._since = 0.0
 
     def mark(self) -> None:
@@ -17,4 +18,5 @@ class Speed:
         """Give the rate since the last call or mark, and start the clock again."""
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
+        self.seconds += elapsed
         return num_tokens / max(elapsed, 1e-9)

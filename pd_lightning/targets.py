@@ -5,9 +5,26 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Head = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Head:
+    """The last step of a language model, from hidden states to logits.
+
+    Args:
+        project: Maps hidden states `[n, D]` to logits `[n, V]`, each row by itself.
+        parameters: The parameters that it uses, to be trained or not.
+        vocab_size: V, or None where it is not known beforehand.
+    """
+
+    project: Callable[[Tensor], Tensor]
+    parameters: tuple[nn.Parameter | Tensor, ...] = ()
+    vocab_size: int | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Map hidden states `[n, D]` to logits `[n, V]`."""
+        return self.project(hidden)
 
 
 class Targets(Protocol):

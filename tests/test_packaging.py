@@ -65,7 +65,7 @@ def copy(target: Path, links: bool) -> Path:
             continue  # deleted, and not committed yet
         destination.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink() and not links:
-            destination.write_text(os.readlink(source))
+            destination.write_text(str(source.readlink()))
         else:
             shutil.copy2(source, destination, follow_symlinks=False)
     return target
@@ -138,7 +138,7 @@ def test_an_editable_install_follows_the_checkout(tmp_path: Path, elsewhere: Pat
     with (checkout / "callbacks" / "__init__.py").open("a") as file:
         file.write("EDITED = True\n")
     assert run([python, "-c", "import pd_lightning.callbacks as c; print(c.EDITED)"], elsewhere) == "True"
-    if links:
+    if links or not strict:  # strict mode does not mend the link that the archive lost
         check_import(python, checkout, inside=checkout)
 
 

@@ -1,13 +1,14 @@
 """The frozen teacher: targets computed on the fly."""
 
 import hashlib
+import time
 from typing import Literal
 
 import torch
 from torch import nn
 
 from pd_lightning.language_model import LanguageModel, load_causal_lm
-from pd_lightning.targets import HiddenTargets
+from pd_lightning.targets import Head, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 from pd_lightning.teachers.tokenizer import check_same_tokenizer
 
@@ -40,6 +41,8 @@ class FrozenTeacher(Teacher):
         self._module = None if isinstance(model, str) else model
         self._model: LanguageModel | None = None
         self._student_device = torch.device("cpu")
+        # Time spent in the forward, in seconds; on a GPU, where work is queued, that of queueing it.
+        self.forward_seconds = 0.0
 
     @property
     def model(self) -> LanguageModel:
@@ -88,17 +91,22 @@ class FrozenTeacher(Teacher):
         Returns:
             Dense targets of N = B·T positions, from which log-probabilities are made as they are needed.
         """
+        started = time.perf_counter()
         input_ids = batch["input_ids"]
         device = next(self.model.parameters()).device
         # The Trainer's autocast is for the student; the teacher computes in its own data type.
         with torch.autocast(device.type, enabled=False):
             hidden = self.model.hidden(input_ids.to(device)).flatten(0, 1)
-        return HiddenTargets(hidden, self._head)
+        self.forward_seconds += time.perf_counter() - started
+        return HiddenTargets(hidden, Head(self._head, vocab_size=self.vocab_size))
 
     @torch.no_grad()
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        started = time.perf_counter()
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.model.head(hidden).to(self._student_device)
+            logits = self.model.head(hidden).to(self._student_device)
+        self.forward_seconds += time.perf_counter() - started
+        return logits
 
     def describe(self) -> dict[str, object]:
         """Name, revision, width of the logits, data type and a digest of the weights."""

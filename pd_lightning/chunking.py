@@ -1,0 +1,81 @@
+"""Sums over positions without all logits at once: each chunk's gradients are formed while its logits are there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pd_lightning.targets import Head
+
+Sums = tuple[Tensor, ...]
+Compute = Callable[[Tensor, slice], Sums]
+
+# Logits of a chunk. On a CPU small buffers are used again and again, where fresh large ones cost page faults.
+_CPU_BYTES = 8 * 2**20
+_DEVICE_BYTES = 256 * 2**20
+_FEWEST_ROWS = 128
+
+
+def rows_per_chunk(vocab_size: int, device: torch.device) -> int:
+    """Give the rows of a chunk: a function of shapes alone, since free memory as a criterion breaks exact resume."""
+    budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
+    return max(_FEWEST_ROWS, budget // (4 * vocab_size))
+
+
+def chunked_sums(compute: Compute, hidden: Tensor, head: Head) -> Sums:
+    """Sum over N positions, chunk by chunk.
+
+    Args:
+        compute: Gives sums over some rows from their hidden states and their slice; the first is differentiable, the
+            others are detached.
+        hidden: Hidden states, float `[N, D]`.
+        head: The head that `compute` uses; its parameters get gradients.
+
+    Returns:
+        The sums over all rows; the first can be back-propagated once.
+    """
+    size = rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden.device)
+    rows = [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
+    if not torch.is_grad_enabled():
+        return _add([compute(hidden[part], part) for part in rows])
+    trained = [parameter for parameter in head.parameters if parameter.requires_grad]
+    return _ChunkedSums.apply(compute, rows, hidden, *trained)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedSums(torch.autograd.Function):
+    """Runs autograd inside each chunk in the forward, and scales the gradients in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Compute, rows: list[slice], hidden: Tensor, *parameters: Tensor) -> Sums:
+        hidden_grad = torch.empty_like(hidden)
+        # Thousands of chunks add up: in float32 even where the head is in bfloat16.
+        grads = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
+        sums = []
+        for part in rows:
+            with torch.enable_grad():
+                leaf = hidden[part].detach().requires_grad_()
+                first, *others = compute(leaf, part)
+            leaf_grad, *chunk_grads = torch.autograd.grad(first, (leaf, *parameters))
+            hidden_grad[part] = leaf_grad
+            for total, grad in zip(grads, chunk_grads, strict=True):
+                total.add_(grad)
+            sums.append((first.detach(), *others))
+        ctx.save_for_backward(hidden_grad, *(g.to(p.dtype) for g, p in zip(grads, parameters, strict=True)))
+        first, *others = _add(sums)
+        ctx.mark_non_differentiable(*others)
+        return first, *others
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The objective can be differentiated once, got create_graph=True: its gradients are formed in the "
+                "forward. Compute second derivatives from the model's logits instead."
+            )
+        hidden_grad, *grads = ctx.saved_tensors
+        return None, None, hidden_grad * grad, *(g * grad for g in grads)
+
+
+def _add(parts: list[Sums]) -> Sums:
+    return tuple(torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True))
