@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.charts import Chart
 from pd_lightning.cli import COMMANDS
-from pd_lightning.report import Table, write_report
+from pd_lightning.report import Chart, Table, write_report
 
 CONFIGS = Path("configs/demo")
 ROOT = Path("runs/demo")
@@ -265,7 +264,8 @@ def _complete(folder: Path) -> str:
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     inputs = tokenizer(PROMPT, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=60, do_sample=False, repetition_penalty=1.2)
-    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+    new = output[0, inputs.input_ids.shape[1] :]
+    return str(tokenizer.decode(new, skip_special_tokens=True))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_other_settings_are_refused(blocks: Path, teacher_dir: Path, tmp_path: P
     record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
     with pytest.raises(ValueError, match=r"selection was .*'k': 20.*, is .*'k': 10.*Set another model.output_dir"):
         record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store", selection=Selection(p=0.9, k=10))
-    with pytest.raises(ValueError, match="must be a new folder or one of `pd-lightning record`.*holds blocks"):
+    with pytest.raises(ValueError, match=r"must be a new folder or one of `pd-lightning record`.*holds blocks"):
         record(FrozenTeacher(str(teacher_dir)), blocks, blocks)
 
 

@@ -58,5 +58,5 @@ def test_a_weight_outside_its_range_is_found_before_the_run() -> None:
     check_range(Linear(0.0, 1.0), 10_000, 0.0, 1.0, "model.kd_weight")
     with pytest.raises(ValueError, match=r"must stay in \[0, 1\], got 1.5 at step 0"):
         check_range(Linear(1.5, 0.0), 10_000, 0.0, 1.0, "model.kd_weight")
-    with pytest.raises(ValueError, match="got 1.0001 at step 9999"):
+    with pytest.raises(ValueError, match=r"got 1\.0001 at step 9999"):
         check_range(Linear(0.0, 1.0001), 10_000, 0.0, 1.0, "model.kd_weight")
