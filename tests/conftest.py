@@ -1,11 +1,13 @@
 """A small corpus, tokenized; a small teacher; and what the teacher says of the corpus: made once for all tests."""
 
+import shutil
 import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 TINY = {
     "model_type": "llama",
@@ -79,3 +81,42 @@ def record(folder: Path, blocks: Path, teacher_dir: Path, values: Any, **selecti
     trainer = PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, barebones=False)
     trainer.record(recorder, data)
     return folder
+
+
+# What makes the demo small enough for a test; all else is what README says.
+SMALLER = {
+    "tokenize": {"source": {"class_path": "pd_lightning.data.TextFiles", "init_args": {"paths": ["text"]}}},
+    "teacher": {"trainer": {"max_steps": 3, "val_check_interval": 3}, "data": {"init_args": {"max_val_blocks": 4}}},
+    "student": {
+        "trainer": {"max_steps": 3, "val_check_interval": 3},
+        "data": {"init_args": {"max_train_blocks": 64, "max_val_blocks": 4}},
+    },
+    "record": {"data": {"init_args": {"max_train_blocks": 64, "max_val_blocks": 4}}},
+}
+
+
+def merge(base: dict, overlay: dict) -> dict:
+    merged = dict(base)
+    for key, value in overlay.items():
+        merged[key] = merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return merged
+
+
+@pytest.fixture
+def small_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory has the demo's configurations, small enough for a test."""
+    shutil.copytree(Path(__file__).parents[1] / "configs", tmp_path / "configs")
+    for name, overlay in SMALLER.items():
+        path = tmp_path / "configs" / "demo" / f"{name}.yaml"
+        settings = yaml.safe_load(path.read_text())
+        if name == "tokenize":
+            settings.pop("source")
+        path.write_text(yaml.safe_dump(merge(settings, overlay)))
+    (tmp_path / "text").mkdir()
+    for number, module in enumerate(
+        ["argparse", "ast", "datetime", "decimal", "inspect", "os", "subprocess", "typing"]
+    ):
+        library = Path(sysconfig.get_paths()["stdlib"])
+        shutil.copy(library / f"{module}.py", tmp_path / "text" / f"{number}.py")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
