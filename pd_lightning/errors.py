@@ -9,13 +9,18 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
 # The machine's limits are never a bug, whoever ran into them.
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+# Native code (tokenizers, safetensors) gives the number of a system error as text.
+NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
 WORKER_ERROR = re.compile(r"Caught (\w+) in .*(?:worker|replica) process", re.DOTALL)
+# Packages whose frames stand between two of Lightning's where it builds and runs what settings say.
+BELOW_LIGHTNING = {"lightning", "jsonargparse", "contextlib", "torch"}
 PACKAGE = Path(__file__).parent
 
 
@@ -55,9 +60,10 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, CommandLineError | ArgumentError):
         return str(error)
     for link in _chain(error):
-        if isinstance(link, OSError) and link.errno in SYSTEM_ERRNOS:
-            return _system_message(link)
-    message = _own_message(error)
+        system = _system_error(link)
+        if system is not None:
+            return _system_message(system)
+    message = _own_message(error) or _lightning_message(error)
     if message is None and _raised_in(error.__traceback__, "jsonargparse"):
         return _constructor_message(error)
     return message
@@ -73,10 +79,25 @@ def _own_message(error: BaseException) -> str | None:
     return str(error) if not isinstance(error, ValueError) or _is_raise(error.__traceback__) else None
 
 
+def _lightning_message(error: BaseException) -> str | None:
+    """The message of Lightning for settings that it refuses, on one line.
+
+    What it says of a misused hook or method, with code of a module or callback between, is a bug and no setting.
+    """
+    if not isinstance(error, ValueError | ModuleNotFoundError) and type(error).__name__ != "MisconfigurationException":
+        return None
+    modules = [_module(frame) for frame in _frames(error.__traceback__)]
+    inside = list(dropwhile(lambda module: module.split(".")[0] != "lightning", modules))
+    if not inside or inside[-1].split(".")[0] != "lightning" or not _is_raise(error.__traceback__):
+        return None
+    between = {module for module in inside if module.split(".")[0] not in BELOW_LIGHTNING}
+    return None if between - {"pd_lightning.trainer"} else " ".join(str(error).split())
+
+
 def _constructor_message(error: BaseException) -> str | None:
     """The message of our constructor, which jsonargparse has wrapped in its own, and where it stands in the YAML."""
     for link in _chain(error):
-        message = _own_message(link)
+        message = _own_message(link) or _lightning_message(link)
         if message is not None:
             key = _setting(error.__traceback__)
             return f"{key}: {message}" if key else message
@@ -106,11 +127,24 @@ def _worker_message(error: BaseException) -> str | None:
     return text.rpartition(f"\n{caught[1]}: ")[2].strip()
 
 
+def _system_error(error: BaseException) -> OSError | None:
+    """The limit of the machine that an error tells of, or None."""
+    if isinstance(error, OSError):
+        return error if error.errno in SYSTEM_ERRNOS else None
+    found = NATIVE_ERROR.search(str(error))
+    number = int(found[1]) if found else None
+    return OSError(number, os.strerror(number)) if number in SYSTEM_ERRNOS else None
+
+
 def _system_message(error: OSError) -> str:
+    if error.strerror is None:  # one of ours, which says it all
+        return str(error)
     place = f": {error.filename}" if error.filename else ""
-    remedy = "Make room there and run the command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    reason = error.strerror or str(error)
-    return f"{reason}{place}. {remedy or 'Choose another folder, or change its permissions'}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"Make room {'there' if place else 'where the command writes'} and run the command again"
+    else:
+        remedy = "Choose another folder, or change its permissions"
+    return f"{error.strerror}{place}. {remedy}."
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

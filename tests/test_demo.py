@@ -42,7 +42,7 @@ def test_results_of_other_configurations_are_not_mixed_in(
     demo._check_folder()
     with (small_checkout / "configs/demo/student.yaml").open("a") as file:
         file.write("# changed\n")
-    with pytest.raises(ValueError, match="got others. Remove runs/demo"):
+    with pytest.raises(ValueError, match=r"got others\. Remove runs/demo"):
         demo._check_folder()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(FileNotFoundError, match="must run in a checkout of pd-lightning"):

@@ -1,4 +1,4 @@
-"""Everything printed in README: its commands run in their order, on a corpus and for as many steps as a test can bear."""
+"""Everything printed in README: its commands run in their order, on as little text as a test can bear."""
 
 import re
 import shlex
