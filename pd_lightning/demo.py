@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.charts import Chart
 from pd_lightning.cli import COMMANDS
-from pd_lightning.report import Chart, Table, write_report
+from pd_lightning.report import Table, write_report
 
 CONFIGS = Path("configs/demo")
 ROOT = Path("runs/demo")

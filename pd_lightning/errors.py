@@ -63,7 +63,10 @@ def user_message(error: BaseException) -> str | None:
         system = _system_error(link)
         if system is not None:
             return _system_message(system)
-    message = _own_message(error) or _lightning_message(error)
+    message = _own_message(error)
+    refused = _lightning_message(error)
+    if message is None and refused is not None:
+        return f"trainer: {refused}"
     if message is None and _raised_in(error.__traceback__, "jsonargparse"):
         return _constructor_message(error)
     return message

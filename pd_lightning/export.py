@@ -1,10 +1,14 @@
 """Export: from a checkpoint to a folder that other tools load."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from pd_lightning.checkpoints import load_checkpoint
 from pd_lightning.model_card import model_card
+from pd_lightning.store.durable import temporary_beside
 
 _PREFIX = "student.model."
 _WEIGHTS = "model.safetensors"
@@ -37,45 +41,33 @@ def export(
     """
     import torch
 
-    checkpoint = load_checkpoint(ckpt_path)
+    checkpoint = read_checkpoint(ckpt_path)
     state = {
         name.removeprefix(_PREFIX): tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(_PREFIX)
     }
-    folder = _prepare(output_dir, overwrite)
-    if checkpoint["pd_lightning"]["student_config"] is not None:
-        _export_hf(checkpoint, state, dtype, folder)
-    else:
-        _export_module(Path(ckpt_path), state, folder)
-    _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
-    (folder / "README.md").write_text(model_card(checkpoint, folder.name, dtype), encoding="utf-8")
-    print(f"Exported {ckpt_path} to {folder}")
+    with _whole_folder(Path(output_dir), overwrite) as folder:
+        if checkpoint["pd_lightning"]["student_config"] is not None:
+            _export_hf(checkpoint, state, dtype, folder)
+        else:
+            _export_module(Path(ckpt_path), state, folder)
+        _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
+        (folder / "README.md").write_text(model_card(checkpoint, Path(output_dir).name, dtype), encoding="utf-8")
+    print(f"Exported {ckpt_path} to {output_dir}")
 
 
-def load_checkpoint(ckpt_path: str) -> dict[str, Any]:
+def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
     """Load a checkpoint of a `pd-lightning fit` run, without pickle.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no such checkpoint.
     """
-    import torch
-
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path must be a checkpoint file, got {ckpt_path!r}, where there is none. Set --ckpt_path to a file "
-            "that `pd-lightning fit` wrote, <trainer.default_root_dir>/checkpoints/last.ckpt say."
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"ckpt_path must be a whole checkpoint, got {ckpt_path!r}: {reason}. Set another.") from error
+    checkpoint = load_checkpoint(ckpt_path, "--ckpt_path", map_location="cpu", mmap=True)
     if "pd_lightning" not in checkpoint:
         raise ValueError(
-            f"ckpt_path must be a checkpoint of DistillationModule, got {ckpt_path!r}, which is another module's. "
+            f"--ckpt_path must be a checkpoint of DistillationModule, got {ckpt_path}, which is another module's. "
             "Set --ckpt_path to a file that `pd-lightning fit` wrote."
         )
     return checkpoint
@@ -97,16 +89,23 @@ def load_student(folder: str | Path) -> Any:
     return student.eval()
 
 
-def _prepare(output_dir: str, overwrite: bool) -> Path:
-    folder = Path(output_dir)
-    if folder.exists():
-        if not overwrite:
-            raise ValueError(
-                f"output_dir must not exist yet, got {output_dir!r}. Set another --output_dir, or --overwrite true."
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
+@contextmanager
+def _whole_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into, which gets its name when all is in it."""
+    if folder.exists() and not overwrite:
+        raise ValueError(
+            f"output_dir must not exist yet, got {str(folder)!r}. Set another --output_dir, or --overwrite true."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, folder: Path) -> None:

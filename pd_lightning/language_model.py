@@ -89,8 +89,23 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
             "Set model.student.init_args.config.model_type, to llama say."
         ) from error
     _check_fields(model_type, set(fields), known)
-    config = AutoConfig.for_model(model_type, **fields)
+    config = _configure(model_type, fields)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _configure(model_type: str, fields: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        # A heading, then the kind of error and what is wrong.
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").removeprefix("TypeError: ")
+        raise ValueError(
+            f"A {model_type} config must have values that go together, got: {reason.rstrip('.')}. Correct "
+            "model.student.init_args.config."
+        ) from error
 
 
 def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any) -> nn.Module:
@@ -111,10 +126,12 @@ def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         found = "the folder exists" if Path(name).is_dir() else "there is no such folder"
-        reason = str(error).strip().splitlines()[0]
+        # A name on the hub is one word, or two; what is said of others as names is of no use.
+        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+        reason = "" if is_path and not Path(name).is_dir() else f": {str(error).strip().splitlines()[0]}"
         raise FileNotFoundError(
             f"{key} must be a folder with a causal language model or a name on the Hugging Face hub, got {name!r} "
-            f"({found}): {reason} Set {key}."
+            f"({found}){reason.rstrip('.')}. Set {key}."
         ) from error
 
 

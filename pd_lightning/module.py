@@ -22,7 +22,7 @@ from pd_lightning.optimization import OptimizerCallable, default_optimizer, para
 from pd_lightning.schedules import WSD, Constant, Schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
-from pd_lightning.surroundings import look_around, student_defaults, tokenizer_dir
+from pd_lightning.surroundings import check_same_tensors, look_around, student_defaults, tokenizer_dir
 from pd_lightning.targets import Targets
 from pd_lightning.teachers import NoTeacher, Teacher
 from pd_lightning.totals import Totals
@@ -128,6 +128,8 @@ class DistillationModule(pl.LightningModule):
                 "The length of the run must be known to its schedules, got none. Set trainer.max_steps or "
                 "trainer.max_epochs."
             )
+        if total_steps < 1:
+            raise ValueError(f"The run must take a step at least, got {total_steps}. Raise trainer.max_steps.")
         self._total_steps = int(total_steps)
         check_range(self.kd_weight, self._total_steps, 0.0, 1.0, "model.kd_weight")
         check_range(self.lr, self._total_steps, 0.0, float("inf"), "model.lr")
@@ -195,7 +197,13 @@ class DistillationModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the tokens counted and the seed of the run before."""
+        """Go on with the tokens counted and the seed of the run before.
+
+        Raises:
+            ValueError: If the checkpoint is another student's.
+        """
+        if self.student is not None and "state_dict" in checkpoint:
+            check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         state = checkpoint.get("pd_lightning", {})
         self._seed = state.get("seed", self._seed)
         self._num_tokens = state.get("num_tokens", 0)

@@ -1,9 +1,9 @@
 """The optimizer over the student's parameters, and the learning rate as a schedule in absolute values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,12 +18,36 @@ def default_optimizer(params: Iterable[Any]) -> Optimizer:
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters into matrices, which decay, and vectors (biases, norms), which do not."""
+    """Split the trainable parameters: matrices decay, vectors (biases, norms) do not.
+
+    Args:
+        module: The student.
+
+    Returns:
+        Up to three groups: the matrices of hidden layers, marked with `hidden`; embeddings and output embeddings;
+        vectors.
+    """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    embeddings = {id(weight) for weight in _embeddings(module)}
+    hidden = [p for p in trainable if p.ndim >= 2 and id(p) not in embeddings]
+    outer = [p for p in trainable if p.ndim >= 2 and id(p) in embeddings]
+    vectors = [p for p in trainable if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "hidden": True},
+        {"params": outer},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
+
+
+def _embeddings(module: nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        if isinstance(part, nn.Embedding):
+            yield part.weight
+        get_output: Any = getattr(part, "get_output_embeddings", lambda: None)
+        output = get_output()
+        if output is not None:
+            yield output.weight
 
 
 def scheduled(optimizer: Optimizer, lr: Schedule, total_steps: int) -> LambdaLR:

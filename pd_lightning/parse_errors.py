@@ -96,7 +96,19 @@ def _unknown_short_name(found: Found, class_path: str, settings: Sequence[str]) 
 
 
 def _wrong_base(found: Found, class_path: str, settings: Sequence[str]) -> str:
-    return f"the class must be a {found[1]}, got {class_path or 'another'}."
+    return f"the class must be a {found[2]}, got {found[1]}."
+
+
+def _no_class(found: Found, class_path: str, settings: Sequence[str]) -> str:
+    return f"the value must be a {found[1]}, given by its class_path and init_args."
+
+
+def _unknown_callable_setting(found: Found, class_path: str, settings: Sequence[str]) -> str:
+    return _unknown_setting(found, found[2], settings)
+
+
+def _wrong_choice(found: Found, class_path: str, settings: Sequence[str]) -> str:
+    return f"the value must be one of {found[1]}, got {found[2]}."
 
 
 def _required(found: Found, class_path: str, settings: Sequence[str]) -> str:
@@ -115,13 +127,16 @@ def _wrong_type(found: Found, class_path: str, settings: Sequence[str]) -> str:
 
 RULES: list[tuple[re.Pattern[str], Rule]] = [
     (re.compile(r"does not accept option '([^']+)'"), _unknown_setting),
+    (re.compile(r"Option '([^']+)' is not accepted.*class_path='([^']+)'"), _unknown_callable_setting),
     (re.compile(r"Option '([^']+)' is not accepted"), _unknown_setting),
     (re.compile(r"unrecognized arguments: (\S+)"), _unknown_argument),
     (re.compile(r"module '([^']+)' has no attribute '([^']+)'"), _unknown_class),
     (re.compile(r"No module named '([^']+)'"), _unknown_module),
     (re.compile(r"Expected a dot import path string: (\S+)"), _unknown_short_name),
-    (re.compile(r"does not correspond to a subclass of (\S+)"), _wrong_base),
+    (re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)"), _wrong_base),
+    (re.compile(r"Not a valid subclass of (\S+)"), _no_class),
     (re.compile(r"the following arguments are required: (.+)"), _required),
+    (re.compile(r"Expected a typing\.Literal\[(.+)\]\. Got value: (.*)"), _wrong_choice),
     (re.compile(r"Expected a (.+)\. Got value: (.*)"), _wrong_type),
 ]
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.data.batch import BlockDataset, collate
-from pd_lightning.recording_plan import RecordingPlan, earlier_plan
+from pd_lightning.recording_plan import RecordingPlan, check_space, earlier_plan
 from pd_lightning.selection import COLUMNS, Selection
 from pd_lightning.store.chunks import (
     blocks_in_chunk,
@@ -62,6 +62,10 @@ class Recorder(pl.LightningModule):
         splits: tuple[str, ...] = ("train", "val"),
     ) -> None:
         super().__init__()
+        if blocks_per_chunk is not None and blocks_per_chunk < 1:
+            raise ValueError(
+                f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}. Raise model.blocks_per_chunk."
+            )
         self.teacher = teacher
         self.output_dir = Path(output_dir)
         self.selection = selection or Selection()
@@ -79,13 +83,21 @@ class Recorder(pl.LightningModule):
         """Take the blocks to record.
 
         Raises:
-            ValueError: If they are no folder of token blocks.
+            ValueError: If they are no folder of token blocks, or lack the splits to record.
         """
         if not isinstance(datamodule, TokenBlocks) or datamodule.kind != "blocks":
             found = "a logit store" if isinstance(datamodule, TokenBlocks) else type(datamodule).__name__
             raise ValueError(
                 f"record must have token blocks to run the teacher over, got {found}. Set data to "
                 "pd_lightning.data.TokenBlocks with the path of a folder that `pd-lightning tokenize` wrote."
+            )
+        available = datamodule.manifest.splits
+        missing = [name for name in self.split_names if name not in available]
+        # Data without a validation split are recorded as they are.
+        if set(missing) - {"val"} or len(missing) == len(self.split_names):
+            raise ValueError(
+                f"model.splits must name splits of {datamodule.path}, got {', '.join(missing) or 'none'}. Set "
+                f"model.splits to some of {', '.join(available)}."
             )
         self._data = datamodule
 
@@ -205,7 +217,7 @@ class Recorder(pl.LightningModule):
     def _pilot(self, settings: dict[str, Any]) -> RecordingPlan:
         """Record one batch to see how large the store will be."""
         blocks, batch_size = self._blocks.manifest, self._blocks.batch_size
-        reader = BlockReader(self._blocks.path, self.split_names[0])
+        reader = BlockReader(self._blocks.path, next(iter(self._num_blocks())))
         batch = collate(BlockDataset(reader)[range(min(batch_size, len(reader)))])
         batch = {name: tensor.to(self.trainer.strategy.root_device) for name, tensor in batch.items()}
         with torch.inference_mode():
@@ -213,7 +225,7 @@ class Recorder(pl.LightningModule):
         bytes_per_block = sum(sizes) / len(sizes)
         wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
         num_blocks = sum(self._num_blocks().values())
-        _check_space(self.output_dir, num_blocks * bytes_per_block)
+        check_space(self.output_dir, num_blocks * bytes_per_block)
         rank_zero_info(
             f"The store will have about {num_blocks * bytes_per_block / 1e6:,.1f} MB: "
             f"{num_blocks * blocks.block_size:,} tokens at {bytes_per_block / blocks.block_size:.1f} bytes"
@@ -282,13 +294,3 @@ class Recorder(pl.LightningModule):
 
 def _add(figures: list[dict[str, float]]) -> dict[str, float]:
     return {key: sum(part[key] for part in figures) for key in figures[0]}
-
-
-def _check_space(folder: Path, needed: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(
-            f"The disk of model.output_dir must have room for the store, got {free / 1e9:.1f} GB free for about "
-            f"{needed / 1e9:.1f} GB. Set model.output_dir to another disk, or model.selection to keep fewer ids."
-        )

@@ -1,6 +1,7 @@
 """What a recording is to be: kept beside the store from its start, so that a second start goes on with the same one."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None
             f"{read_manifest(folder).kind}. Set another model.output_dir."
         )
     return None
+
+
+def check_space(folder: Path, needed: float) -> None:
+    """Refuse a store that the disk has no room for.
+
+    Args:
+        folder: Folder of the store; made if missing.
+        needed: Size of the store, in bytes.
+
+    Raises:
+        ValueError: If less is free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"The disk of model.output_dir must have room for the store, got {free / 1e9:.1f} GB free for about "
+            f"{needed / 1e9:.1f} GB. Set model.output_dir to another disk, or model.selection to keep fewer ids."
+        )
 
 
 def _compare(folder: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
 from pd_lightning.loggers import MetricsCSV, RewindLogs
 
 DEFAULT_ROOT = "runs/default"
@@ -80,6 +82,37 @@ class FinalCheckpoint(Callback):
                 trainer.save_checkpoint(callback.last_model_path)
 
 
+class RunCheckpoints(TorchCheckpointIO):
+    """Writes checkpoint files whole or not at all.
+
+    Lightning's own moves them over from the system's temporary folder: on another disk that is a copy, and a full disk
+    or a kill leaves half of it under the name of the last checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # type: ignore[override]
+        """Write a file of this machine; Lightning writes to addresses."""
+        if storage_options is not None or is_address(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save_checkpoint(checkpoint, path)
+
+    def load_checkpoint(  # type: ignore[override]
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a file of this machine without pickle; Lightning reads addresses, and what is to be read with it."""
+        if weights_only is False or is_address(path):
+            return super().load_checkpoint(path, map_location, weights_only)
+        return load_checkpoint(path, "--ckpt_path", map_location=map_location)
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path is for Lightning to find (s3://…, registry:…)."""
+    return ":" in str(path)
+
+
 def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: Sequence[str]) -> str | None:
     """The checkpoint that a command starts from, before anything has begun.
 
@@ -111,8 +144,7 @@ def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: 
         raise FileNotFoundError(f"--ckpt_path last must find a checkpoint in {', '.join(folders)}, got none. {remedy}")
     if ckpt_path == LAST:
         return newest
-    # Addresses (s3://…, registry:…) are for Lightning to find.
-    if ckpt_path is not None and ":" not in ckpt_path and not Path(ckpt_path).exists():
+    if ckpt_path is not None and not is_address(ckpt_path) and not Path(ckpt_path).exists():
         raise FileNotFoundError(
             f"--ckpt_path must be last, auto or a checkpoint, got {ckpt_path}, which does not exist."
         )

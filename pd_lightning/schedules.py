@@ -156,7 +156,10 @@ def check_range(schedule: Schedule, total_steps: int, low: float, high: float, k
     """
     stride = max(1, total_steps // 1000)
     for step in [*range(0, total_steps, stride), total_steps - 1]:
-        value = schedule(step, total_steps)
+        try:
+            value = schedule(step, total_steps)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
         if not low <= value <= high:
             raise ValueError(f"{key} must stay in [{low:g}, {high:g}], got {value:g} at step {step}. Change {key}.")
 

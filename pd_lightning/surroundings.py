@@ -1,9 +1,11 @@
 """What the Trainer and its data tell student and teacher about what they have to fit to."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.teachers import Surroundings
@@ -48,11 +50,35 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
     return Surroundings(
         device=device,
         vocab_size=student.vocab_size,
-        data_kind=manifest.kind,
+        data_kind=_datamodule(trainer).kind,
         data_vocab_size=manifest.vocab_size,
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
         block_size=manifest.block_size,
     )
+
+
+def check_same_tensors(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint whose tensors are not the student's.
+
+    Args:
+        own: The state of the module.
+        loaded: The state in the checkpoint.
+
+    Raises:
+        ValueError: Naming the first tensor that differs.
+    """
+    for name in [*own, *(name for name in loaded if name not in own)]:
+        here, there = (state[name].shape if name in state else None for state in (own, loaded))
+        if here != there:
+            found = f"{name} with shape {_shape(there)} in place of {_shape(here)}"
+            raise ValueError(
+                f"The checkpoint must be of the same student, got {found}. Set model.student as in the config.yaml of "
+                "the checkpoint's run, or start another run without --ckpt_path in another trainer.default_root_dir."
+            )
+
+
+def _shape(shape: Any) -> str:
+    return "none" if shape is None else str(list(shape))
 
 
 def tokenizer_dir(trainer: pl.Trainer) -> str | None:

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pd_lightning.commands import load_target
 from pd_lightning.compose import as_arguments, compose
 from pd_lightning.parse_errors import explained
-from pd_lightning.runs import CHECKPOINTS, DEFAULT_ROOT, default_loggers, resolve_checkpoint, run_callbacks
+from pd_lightning.quiet import quieten
+from pd_lightning.runs import (
+    CHECKPOINTS,
+    DEFAULT_ROOT,
+    RunCheckpoints,
+    default_loggers,
+    resolve_checkpoint,
+    run_callbacks,
+)
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
@@ -102,6 +111,7 @@ class TrainerCLI(LightningCLI):
         """The Trainer, with the run folder's logs and checkpoints where the YAML of a training names none."""
         given = self.config_init[self.command]["trainer"]
         root = given["default_root_dir"] or "."
+        _check_length(given, self.command)
         writes = self.command == "fit" and not given["barebones"]
         logger = given["logger"]
         if logger is None or logger is True:
@@ -110,7 +120,10 @@ class TrainerCLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         checkpoints = writes and given["enable_checkpointing"] is not False
         callbacks = run_callbacks(root, callbacks, checkpoints=checkpoints)
-        return super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
+        trainer = super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = RunCheckpoints()
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint to start from, before anything has begun."""
@@ -143,6 +156,18 @@ class TrainerCLI(LightningCLI):
         self.trainer.predict(weights_only=True, **kwargs)
 
 
+def _check_length(given: Any, command: str) -> None:
+    """Refuse a training of Lightning's 1,000 epochs by default, or of none."""
+    limits = [given["max_epochs"], given["max_time"], given["fast_dev_run"] or None]
+    if command == "fit" and given["max_steps"] == -1 and all(limit is None for limit in limits):
+        raise ValueError(
+            "The length of a training must be set, got neither trainer.max_steps nor trainer.max_epochs. Set "
+            "trainer.max_steps."
+        )
+    if given["max_steps"] == 0 or given["max_steps"] < -1:
+        raise ValueError(f"trainer.max_steps must be at least 1, got {given['max_steps']}. Raise trainer.max_steps.")
+
+
 def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     """Run a command of the Trainer.
 
@@ -154,5 +179,6 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     Returns:
         The CLI with what it has built: ``model``, ``datamodule``, ``trainer``.
     """
+    quieten()
     config, rest = compose(argv)
     return TrainerCLI(name, load_target(command.target), as_arguments(config, rest))

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
-    "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "runs", "trainer"},
-    "module": {"module", "optimization", "speed", "surroundings", "totals"},
+    "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
+    "module": {"module", "muon", "optimization", "speed", "surroundings", "totals"},
     "record": {"record", "recording_plan", "selection"},
     "export": {"export", "model_card"},
     "objective": {"chunking", "objective"},
@@ -49,8 +49,9 @@ ARROWS = {
     "store": {"version"},
     "data": {"store"},
     "record": {"data", "store", "targets", "teachers", "transforms"},
-    "export": {"module", "version"},
-    "cli": {"data", "export", "module", "record", "store", "version"},
+    "checkpoints": {"store"},
+    "export": {"checkpoints", "module", "store", "version"},
+    "cli": {"checkpoints", "data", "export", "module", "record", "store", "version"},
     "report": set(),
     "demo": {"cli", "data", "export", "report", "store"},
     "callbacks": {"export", "losses", "objective", "store", "targets"},

@@ -91,13 +91,13 @@ def test_a_student_of_the_users_own_is_exported_too(
 
 def test_mistakes(tmp_path: Path, tiny: Any, truncated_store: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"ckpt_path must be a checkpoint file, got 'nothing.ckpt'.*Set --ckpt_path"
+        FileNotFoundError, match=r"--ckpt_path must be a checkpoint file, got nothing.ckpt.*Set --ckpt_path"
     ):
         export("nothing.ckpt", str(tmp_path / "out"))
     (tmp_path / "torn.ckpt").write_bytes(b"PK torn")
     with pytest.raises(ValueError, match="ckpt_path must be a whole checkpoint"):
         export(str(tmp_path / "torn.ckpt"), str(tmp_path / "out"))
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"pytorch-lightning_version": "2.6", "state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="which is another module's"):
         export(str(tmp_path / "other.ckpt"), str(tmp_path / "out"))
     trained(tmp_path, HFStudent(config=tiny.config), truncated_store)

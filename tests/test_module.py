@@ -183,11 +183,14 @@ def test_gradients_are_clipped_after_they_are_means(student: HFStudent, blocks: 
 
 def test_matrices_decay_and_vectors_do_not(student: HFStudent, blocks: Path) -> None:
     module = one_step(Watched(student), TokenBlocks(str(blocks), batch_size=2))
-    matrices, vectors = module.trainer.optimizers[0].param_groups
+    hidden, embeddings, vectors = module.trainer.optimizers[0].param_groups
     assert isinstance(module.trainer.optimizers[0], torch.optim.AdamW)
-    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim >= 2 for p in matrices["params"])
+    assert [group["weight_decay"] for group in (hidden, embeddings, vectors)] == [0.1, 0.1, 0.0]
+    assert {tuple(p.shape) for p in embeddings["params"]} == {(300, 32)}
+    assert len(embeddings["params"]) == 2
+    assert all(p.ndim >= 2 and 300 not in p.shape for p in hidden["params"])
     assert all(p.ndim == 1 for p in vectors["params"])
+    assert sum(len(group["params"]) for group in (hidden, embeddings, vectors)) == len(list(module.parameters()))
 
 
 def test_the_learning_rate_is_the_schedules(student: HFStudent, blocks: Path) -> None:

@@ -103,8 +103,9 @@ class TokenBlocks(LightningDataModule):
 
     @property
     def kind(self) -> str:
-        """`blocks` (tokens alone) or `logits` (with the teacher's targets)."""
-        return self.manifest.kind
+        """`logits` (with the teacher's targets), or `blocks` where a split that is in use has tokens alone."""
+        kinds = {reader.manifest.kind for reader in self._readers.values()} or {self.manifest.kind}
+        return "blocks" if "blocks" in kinds else "logits"
 
     @property
     def vocab_size(self) -> int:

@@ -220,5 +220,5 @@ def _how_to_go_on(split_dir: Path) -> str:
     sizes = [path.stat().st_size for path in split_dir.glob("chunk-*.bin")]
     return (
         f"{len(sizes)} chunks ({sum(sizes):,} bytes) are written and stay. "
-        "Free some space and run the same command again: it goes on from there."
+        "Free some space and run the same command again."
     )

@@ -57,8 +57,9 @@ def disk_full_explained(what: str, remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        explained_before = error.strerror is None
+        if explained_before or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        explained = OSError(f"disk full while writing {what}: {error.strerror or error}. {remedy()}")
+        explained = OSError(f"disk full while writing {what}: {error.strerror}. {remedy()}")
         explained.errno = error.errno
         raise explained from error

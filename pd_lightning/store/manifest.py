@@ -203,7 +203,7 @@ def _without_manifest(folder: Path) -> str:
     if any(folder.glob("*/chunk-*")) or any(folder.glob("*/index.json")):
         return (
             f"the data folder must be finished, got {folder} with chunks but without {MANIFEST_FILE}. "
-            "Run the command that writes it again: it goes on where it stopped."
+            "Run the command that writes it again."
         )
     return f"the data folder must hold {MANIFEST_FILE}, got {folder} without it. {_HOW_TO_WRITE}."
 

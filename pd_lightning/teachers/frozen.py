@@ -66,6 +66,8 @@ class FrozenTeacher(Teacher):
             self._model = LanguageModel(self._load()).eval().requires_grad_(False)
         self._model.to(self.device or surroundings.device)
         self._student_device = surroundings.device
+        if self._module is None and surroundings.tokenizer_dir is not None:
+            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
         vocab_size, context = self._model.vocab_size, self._model.context_length
         if None not in (vocab_size, surroundings.vocab_size) and vocab_size != surroundings.vocab_size:
             raise ValueError(
@@ -78,8 +80,6 @@ class FrozenTeacher(Teacher):
                 f"A block must fit into the teacher's context, got {surroundings.block_size} positions for "
                 f"{context}. Run `pd-lightning tokenize` with a block_size of at most {context}."
             )
-        if self._module is None and surroundings.tokenizer_dir is not None:
-            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> HiddenTargets:

@@ -20,8 +20,9 @@ class OfflineTeacher(Teacher):
         """
         if surroundings.data_kind == "blocks":
             raise ValueError(
-                "OfflineTeacher must have a logit store to read, got plain token blocks. Set data.init_args.path to a "
-                "store that `pd-lightning record` wrote, or model.teacher to pd_lightning.teachers.FrozenTeacher."
+                "OfflineTeacher must have a logit store to read, got plain token blocks. Set data.init_args.path, and "
+                "val_path where it is set, to a store that `pd-lightning record` wrote, or model.teacher to "
+                "pd_lightning.teachers.FrozenTeacher."
             )
         stored, vocab_size = surroundings.data_vocab_size, surroundings.vocab_size
         if None not in (stored, vocab_size) and stored != vocab_size:
