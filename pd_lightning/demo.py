@@ -136,7 +136,7 @@ def _train_student(name: str, seed: int) -> dict[str, Any]:
             "top1_agreement": metrics["val/top1_agreement"],
             "val_kd_loss": metrics["val/kd_loss"],
             "train_seconds": fitted.model.train_seconds,
-            "teacher_forward_seconds": getattr(fitted.model.teacher, "forward_seconds", 0.0),
+            "teacher_forward_seconds": fitted.model.teacher_seconds,
             "tokens": int(fitted.model.num_tokens),
             "num_parameters": sum(p.numel() for p in fitted.model.parameters()),
         }

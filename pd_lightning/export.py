@@ -116,6 +116,8 @@ def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, fo
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.load_state_dict(state)
+    # Padding is for batches in generation alone, see `student_defaults`.
+    model.generation_config.pad_token_id = config.eos_token_id
     model.save_pretrained(folder)
 
 

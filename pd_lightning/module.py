@@ -76,6 +76,7 @@ class DistillationModule(pl.LightningModule):
         self.top1_agreement = MeanMetric(nan_strategy=math.nan)
         self._totals = Totals()
         self._speed = Speed()
+        self.teacher_seconds = 0.0
         self._num_tokens: Tensor | int = 0
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._total_steps = 1
@@ -100,8 +101,10 @@ class DistillationModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Give the mixed loss of a micro-batch: its sum over a nominal number of tokens, see `_rescale`."""
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
+        teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
         terms = self._terms(batch, targets, kd_weight)
+        self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
         self._totals.add(terms)
         self.log("train/kd_weight", 0.0 if targets is None else kd_weight)
         return terms.loss / NOMINAL_TOKENS
@@ -190,6 +193,8 @@ class DistillationModule(pl.LightningModule):
             "version": __version__,
             "seed": self._seed,
             "num_tokens": self.num_tokens,
+            "train_seconds": self.train_seconds,
+            "teacher_seconds": self.teacher_seconds,
             "student_config": self._student.config(),
             "teacher": self.teacher.describe(),
             "tokenizer": tokenizer_dir(self.trainer),
@@ -207,6 +212,8 @@ class DistillationModule(pl.LightningModule):
         state = checkpoint.get("pd_lightning", {})
         self._seed = state.get("seed", self._seed)
         self._num_tokens = state.get("num_tokens", 0)
+        self._speed.seconds = state.get("train_seconds", 0.0)
+        self.teacher_seconds = state.get("teacher_seconds", 0.0)
 
     @property
     def num_tokens(self) -> int:
@@ -215,7 +222,7 @@ class DistillationModule(pl.LightningModule):
 
     @property
     def train_seconds(self) -> float:
-        """Time that training has taken since this start, without validation, in seconds."""
+        """Time that training has taken, earlier starts included and validation left out, in seconds."""
         return self._speed.seconds
 
     @property

@@ -20,7 +20,9 @@ def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:
     special = {
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        # Blocks have no padding, and transformers never trains the embedding of the padding id: where that is
+        # end-of-text, as in many tokenizers, the student would be blind to where documents begin.
+        "pad_token_id": None,
     }
     return {"vocab_size": manifest.vocab_size, **special}
 

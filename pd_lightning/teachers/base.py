@@ -39,7 +39,12 @@ class Teacher(ABC):
 
     No `nn.Module`, so that a teacher held by a LightningModule is in none of its checkpoints, optimizers and gradient
     buckets; it moves and casts itself in `setup`.
+
+    Attributes:
+        forward_seconds: Time spent computing targets, in seconds; on a GPU, where work is queued, that of queueing it.
     """
+
+    forward_seconds: float = 0.0
 
     def setup(self, surroundings: Surroundings) -> None:
         """Get ready: load weights, and check that teacher, student and data fit. May be called more than once.

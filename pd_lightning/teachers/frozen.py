@@ -41,8 +41,7 @@ class FrozenTeacher(Teacher):
         self._module = None if isinstance(model, str) else model
         self._model: LanguageModel | None = None
         self._student_device = torch.device("cpu")
-        # Time spent in the forward, in seconds; on a GPU, where work is queued, that of queueing it.
-        self.forward_seconds = 0.0
+        self._digest: str | None = None
 
     @property
     def model(self) -> LanguageModel:
@@ -111,6 +110,8 @@ class FrozenTeacher(Teacher):
     def describe(self) -> dict[str, object]:
         """Name, revision, width of the logits, data type and a digest of the weights."""
         parameter = next(self.model.parameters())
+        if self._digest is None:  # frozen: every checkpoint of a run can have the same
+            self._digest = _digest(self.model)
         return {
             "kind": type(self).__name__,
             "name": self.name,
@@ -118,7 +119,7 @@ class FrozenTeacher(Teacher):
             "vocab_size": self.vocab_size,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
             "dtype": str(parameter.dtype).removeprefix("torch."),
-            "weights_digest": _digest(self.model),
+            "weights_digest": self._digest,
         }
 
     def _load(self) -> nn.Module:

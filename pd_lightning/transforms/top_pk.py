@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pd_lightning.targets import SparseTargets
 from pd_lightning.transforms.base import AnyTargets, Transform
@@ -86,7 +87,9 @@ def cut(targets: SparseTargets, p: float, min_k: int) -> SparseTargets:
         The targets with unused slots where ids were cut, and their new tail.
     """
     probs = targets.logprobs.exp()
-    keep = probs.cumsum(dim=-1) - probs < p
+    # Not cumsum - probs: rounding would cut ids where p is 1.
+    before = F.pad(probs.cumsum(dim=-1)[..., :-1], (1, 0))
+    keep = before < p if p < 1 else torch.ones_like(probs, dtype=torch.bool)
     keep[..., :min_k] = True
     keep &= probs > 0
     logprobs = targets.logprobs.masked_fill(~keep, -torch.inf)
@@ -97,6 +100,8 @@ def cut(targets: SparseTargets, p: float, min_k: int) -> SparseTargets:
 
 def _log_rest(logprobs: Tensor, log_tail: Tensor | None) -> Tensor:
     """Log of one minus the kept mass; float64, for what is left is a small difference of large numbers."""
-    rest = 1.0 - logprobs.double().exp().sum(dim=-1)
-    floor = 0.0 if log_tail is None else log_tail.double().exp()
-    return torch.maximum(rest, torch.as_tensor(floor, dtype=rest.dtype, device=rest.device)).log().to(logprobs.dtype)
+    wide = logprobs.dtype if logprobs.device.type == "mps" else torch.float64
+    rest = (1.0 - logprobs.to(wide).exp().sum(dim=-1)).clamp(min=0.0)
+    if log_tail is not None:
+        rest = torch.maximum(rest, log_tail.to(wide).exp())
+    return rest.log().to(logprobs.dtype)

@@ -112,6 +112,14 @@ def test_a_bug_keeps_its_traceback(run: Run, base: Path) -> None:
         run("fit", "--config", base, "--model.fail=bug")
 
 
+def test_what_lightning_says_of_a_misused_hook_is_a_bug(
+    run: Run, base: Path, toys: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toys.Toy, "training_step", lambda self, batch, batch_idx: self.log("loss", [1.0]))
+    with pytest.raises(ValueError, match="cannot be logged"):
+        run("fit", "--config", base)
+
+
 def test_a_slip_in_our_own_code_is_a_bug() -> None:
     with pytest.raises(ValueError) as caught:
         exec("int('x')", {"__name__": "pd_lightning.somewhere"})
@@ -188,6 +196,12 @@ def test_the_limits_of_the_machine_are_no_bug(number: int, message: str) -> None
     error = RuntimeError("writing failed")
     error.__cause__ = OSError(number, os.strerror(number), "run/x")
     assert user_message(error) == message
+
+
+def test_a_limit_of_the_machine_met_by_native_code_is_no_bug() -> None:
+    remedy = "Choose another folder, or change its permissions."
+    assert user_message(Exception("writing failed (os error 30)")) == f"Read-only file system. {remedy}"
+    assert user_message(Exception("writing failed (os error 5)")) is None
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
