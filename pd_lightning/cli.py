@@ -38,8 +38,8 @@ COMMANDS: dict[str, Command] = {
     "tokenize": Command("turn text into blocks of tokens", "pd_lightning.data.tokenize:tokenize"),
     "fit": Command("train a student, with or without a teacher", MODULE, trainer=True),
     "validate": Command("evaluate a checkpoint on the validation split", MODULE, trainer=True),
-    "test": Command("evaluate a checkpoint on the test split", MODULE, trainer=True),
-    "predict": Command("run a checkpoint over blocks", MODULE, trainer=True),
+    "test": Command("the same as validate, logged as test/", MODULE, trainer=True),
+    "predict": Command("log-probabilities of labels, for a prediction writer of yours", MODULE, trainer=True),
     "record": Command("run the teacher once and store its logits", "pd_lightning.record:Recorder", trainer=True),
     "inspect": Command(
         "show what a data folder holds, and check it", "pd_lightning.store.inspection:inspect", positional=True

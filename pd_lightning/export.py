@@ -13,6 +13,7 @@ from pd_lightning.store.durable import temporary_beside
 _PREFIX = "student.model."
 _WEIGHTS = "model.safetensors"
 _RECIPE = "student.yaml"
+_SUFFIXES = (".safetensors", ".json", ".jinja", ".yaml", ".md", ".txt", ".model")
 
 
 def export(
@@ -96,6 +97,11 @@ def _whole_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         raise ValueError(
             f"output_dir must not exist yet, got {str(folder)!r}. Set another --output_dir, or --overwrite true."
         )
+    if folder.exists() and not _is_export(folder):
+        raise ValueError(
+            f"--overwrite must find an earlier export, got {str(folder)!r}, which holds other things. Set another "
+            "--output_dir."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     temporary.mkdir()
@@ -106,6 +112,14 @@ def _whole_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds what an export holds and nothing else, so that replacing it loses nothing."""
+    names = {path.name for path in folder.iterdir()}
+    config = "config.json" in names or _RECIPE in names
+    flat = all(path.is_file() and path.suffix in _SUFFIXES for path in folder.iterdir())
+    return not names or (config and "README.md" in names and flat)
 
 
 def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, folder: Path) -> None:
@@ -156,7 +170,7 @@ def _export_tokenizer(tokenizer: str | None, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).save_pretrained(folder)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"The student's tokenizer must be at hand, got {tokenizer!r}, which does not load. Set --tokenizer to its "

@@ -123,7 +123,9 @@ def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+        # Lightning builds models inside a context of the run's device, in which transformers would ask for accelerate.
+        with torch.device("cpu"):
+            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         found = "the folder exists" if Path(name).is_dir() else "there is no such folder"
         # A name on the hub is one word, or two; what is said of others as names is of no use.

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -22,7 +23,7 @@ from pd_lightning.optimization import OptimizerCallable, default_optimizer, para
 from pd_lightning.schedules import WSD, Constant, Schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
-from pd_lightning.surroundings import check_same_tensors, look_around, student_defaults, tokenizer_dir
+from pd_lightning.surroundings import check_same_tensors, check_trainer, look_around, student_defaults, tokenizer_dir
 from pd_lightning.targets import Targets
 from pd_lightning.teachers import NoTeacher, Teacher
 from pd_lightning.totals import Totals
@@ -67,6 +68,7 @@ class DistillationModule(pl.LightningModule):
         self.student: LanguageModel | None = None if isinstance(student, Student) else LanguageModel(student)
         self.teacher = teacher or NoTeacher()
         self.objective = Objective(loss, transforms)
+        self._has_kd_settings = bool(kd_weight or loss or transforms)
         self.kd_weight = kd_weight or Constant(0.9)
         self.lr = lr or WSD(6e-4)
         self.make_optimizer = optimizer or default_optimizer
@@ -81,6 +83,20 @@ class DistillationModule(pl.LightningModule):
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._total_steps = 1
 
+    def setup(self, stage: str) -> None:
+        """Refuse what would go wrong without a word, and warn of settings that have no effect.
+
+        Raises:
+            ValueError: If the precision is float16, or the strategy is not built yet.
+        """
+        check_trainer(self.trainer)
+        if isinstance(self.teacher, NoTeacher) and self._has_kd_settings:
+            warnings.warn(
+                "model.kd_weight, model.loss and model.transforms have no effect with NoTeacher: the LM loss alone is "
+                "trained on. Set model.teacher, or leave them out.",
+                stacklevel=1,
+            )
+
     def configure_model(self) -> None:
         """Make the student's weights, once, and get the teacher ready for it."""
         if self.student is None:
@@ -91,7 +107,10 @@ class DistillationModule(pl.LightningModule):
                 torch.manual_seed(self._seed)
                 self.student = self.recipe.build(defaults)
         if self._trainer is not None:
-            self.teacher.setup(look_around(self.trainer, self.student))
+            surroundings = look_around(self.trainer, self.student)
+            if self.recipe is not None:
+                self.recipe.check(surroundings.tokenizer_dir)
+            self.teacher.setup(surroundings)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Give the student's logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""
@@ -106,7 +125,8 @@ class DistillationModule(pl.LightningModule):
         terms = self._terms(batch, targets, kd_weight)
         self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
         self._totals.add(terms)
-        self.log("train/kd_weight", 0.0 if targets is None else kd_weight)
+        # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
+        self.log("train/kd_weight", torch.tensor(0.0 if targets is None else kd_weight))
         return terms.loss / NOMINAL_TOKENS
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -169,13 +189,13 @@ class DistillationModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in means.items() if name != "loss"})
         self.log("train/loss", means["loss"], prog_bar=True)
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]))
         self.log("train/tokens", self._num_tokens)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the speed."""
         num_tokens = batch["input_ids"].numel() * self.trainer.world_size
-        self.log("train/tokens_per_second", self._speed.tokens_per_second(num_tokens), prog_bar=True)
+        self.log("train/tokens_per_second", torch.tensor(self._speed.tokens_per_second(num_tokens)), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the perplexity over the whole validation split."""

@@ -51,8 +51,10 @@ class Objective:
     def __init__(self, loss: Loss | None = None, transforms: Mapping[str, Transform] | None = None) -> None:
         self.loss = loss or ForwardKL()
         self.transforms = dict(transforms or {})
-        # A contradiction between transforms shows on any targets: find it now, not in the first step.
-        self._transformed(DenseTargets(torch.zeros(1, 2).log_softmax(dim=-1)))
+        before: list[Transform] = []
+        for transform in self.transforms.values():
+            transform.check(before)
+            before.append(transform)
 
     def __call__(
         self,

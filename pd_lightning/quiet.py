@@ -14,7 +14,7 @@ WARNINGS = (
     (r"lightning\.pytorch\.", r"The '\w+' does not have many workers"),
     # record keeps nothing in memory, and a finished recording has nothing left to read.
     (r"lightning\.pytorch\.loops\.prediction_loop", r"predict returned None"),
-    (r"lightning\.pytorch\.utilities\.data", r"Total length of `list` across ranks is zero"),
+    (r"lightning\.pytorch\.utilities\.data", r"Total length of `\w+` across ranks is zero"),
     # A run that goes on has checkpoints; a new one in a used folder is refused.
     (r"lightning\.pytorch\.callbacks\.model_checkpoint", r"Checkpoint directory .* exists and is not empty"),
     (r"lightning\.pytorch\.utilities\.model_summary", r"Precision \S+ is not supported by the model summary"),

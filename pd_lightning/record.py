@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pd_lightning.data import TokenBlocks
-from pd_lightning.data.batch import BlockDataset, collate
+from pd_lightning.data.batch import BlockDataset, SplitsDataset, collate
 from pd_lightning.recording_plan import RecordingPlan, check_space, earlier_plan
 from pd_lightning.selection import COLUMNS, Selection
 from pd_lightning.store.chunks import (
@@ -62,6 +62,8 @@ class Recorder(pl.LightningModule):
         splits: tuple[str, ...] = ("train", "val"),
     ) -> None:
         super().__init__()
+        # A rank may have no chunk to write.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         if blocks_per_chunk is not None and blocks_per_chunk < 1:
             raise ValueError(
                 f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}. Raise model.blocks_per_chunk."
@@ -123,16 +125,24 @@ class Recorder(pl.LightningModule):
                 f"{blocks.vocab_size} ids. Set model.teacher to a teacher trained with the data's tokenizer."
             )
 
-    def predict_dataloader(self) -> list[DataLoader]:
+    def predict_dataloader(self) -> DataLoader:
         """Give this rank's batches of the chunks that are missing, split by split."""
         self._plan = self.trainer.strategy.broadcast(self._make_plan() if self.trainer.is_global_zero else None)
-        rank, world = self.global_rank, self.trainer.world_size
-        todo = {name: self._missing(name)[rank::world] for name in self._splits}
-        self._todo = iter([(name, chunk) for name, chunks in todo.items() for chunk in chunks])
+        missing = [(name, chunk) for name in self._splits for chunk in self._missing(name)]
+        todo = missing[self.global_rank :: self.trainer.world_size]
+        self._todo = iter(todo)
         self._chunk = next(self._todo, None)
-        return [self._loader(name, chunks) for name, chunks in todo.items() if chunks]
+        size = self._blocks.batch_size
+        batches = [
+            (name, blocks[start : start + size])
+            for name, blocks in ((name, self._chunk_blocks(name, chunk)) for name, chunk in todo)
+            for start in range(0, len(blocks), size)
+        ]
+        workers = self._blocks.num_workers
+        dataset = SplitsDataset({name: BlockDataset(BlockReader(self._blocks.path, name)) for name in self._splits})
+        return DataLoader(dataset, batch_size=None, sampler=batches, collate_fn=collate, num_workers=workers)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Record a batch; write the chunk that it completes."""
         assert self._chunk is not None
         for item, figures in self._record(batch):
@@ -242,15 +252,6 @@ class Recorder(pl.LightningModule):
         split = self._splits[name]
         start = index * split.blocks_per_chunk
         return range(start, start + blocks_in_chunk(index, split))
-
-    def _loader(self, name: str, chunks: list[int]) -> DataLoader:
-        size = self._blocks.batch_size
-        ranges = [self._chunk_blocks(name, chunk) for chunk in chunks]
-        batches = [blocks[start : start + size] for blocks in ranges for start in range(0, len(blocks), size)]
-        dataset = BlockDataset(BlockReader(self._blocks.path, name))
-        return DataLoader(
-            dataset, batch_size=None, sampler=batches, collate_fn=collate, num_workers=self._blocks.num_workers
-        )
 
     def _record(self, batch: dict[str, Tensor]) -> Iterator[tuple[Item, dict[str, float]]]:
         """Encode each block of a batch, with its figures for the manifest."""

@@ -56,6 +56,11 @@ def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None
             f"model.output_dir must be a new folder or one of `pd-lightning record`, got {folder}, which holds "
             f"{read_manifest(folder).kind}. Set another model.output_dir."
         )
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"model.output_dir must be a new folder or one of `pd-lightning record`, got {folder}, which holds other "
+            "files. Set another model.output_dir."
+        )
     return None
 
 

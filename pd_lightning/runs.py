@@ -65,20 +65,17 @@ def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool
 class FinalCheckpoint(Callback):
     """Brings ``last.ckpt`` up to the last step, which ``every_n_train_steps`` may have missed."""
 
-    def __init__(self) -> None:
-        self.saved_step = -1
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the step of the newest checkpoint."""
-        self.saved_step = trainer.global_step
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, unless the last step's checkpoint is there: one from amid the epoch goes on more exactly."""
-        if self.saved_step == trainer.global_step:
-            return
         for callback in trainer.checkpoint_callbacks:
-            # Without last_model_path the callback has saved none in this process, and Lightning does it itself.
-            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.last_model_path:
+            # Without last_model_path the callback has saved none in this process, and Lightning does it itself. Its
+            # own count of steps: another callback's checkpoint of the last step says nothing of this one's.
+            if (
+                isinstance(callback, ModelCheckpoint)
+                and callback.save_last
+                and callback.last_model_path
+                and callback._last_global_step_saved != trainer.global_step
+            ):
                 trainer.save_checkpoint(callback.last_model_path)
 
 
@@ -110,7 +107,7 @@ class RunCheckpoints(TorchCheckpointIO):
 
 def is_address(path: str | Path) -> bool:
     """Whether a path is for Lightning to find (s3://…, registry:…)."""
-    return ":" in str(path)
+    return "://" in str(path) or str(path).startswith("registry:")
 
 
 def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: Sequence[str]) -> str | None:
@@ -134,6 +131,11 @@ def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: 
         raise ValueError(
             f"trainer.default_root_dir must be the folder of a new run, got {root}, which holds {newest}. Go on "
             "with --ckpt_path auto, choose another trainer.default_root_dir, or remove the folder."
+        )
+    if command in ("test", "predict", "validate") and ckpt_path is None and newest is not None:
+        raise ValueError(
+            f"{command} must be told what to judge, got no --ckpt_path, though {root} holds {newest}. Set --ckpt_path "
+            "last, or a file."
         )
     if ckpt_path == AUTO and command != "fit":
         raise ValueError(f"--ckpt_path auto is for fit, got it for {command}. Use --ckpt_path last, or a file.")

@@ -1,9 +1,11 @@
 """Students: a Hugging Face causal model, from a configuration or from pretrained weights."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
+from pd_lightning.tokenizers import check_same_tokenizer
 
 
 class Student(ABC):
@@ -15,6 +17,16 @@ class Student(ABC):
 
         Args:
             defaults: Fields of a configuration that the data knows: `vocab_size`, `eos_token_id`, …
+        """
+
+    def check(self, tokenizer_dir: Path | None) -> None:
+        """Refuse data of another tokenizer than the student knows; one that starts from nothing knows none.
+
+        Args:
+            tokenizer_dir: Folder of the data's tokenizer, or None where the data have none.
+
+        Raises:
+            ValueError: If the tokenizers differ.
         """
 
 
@@ -55,6 +67,15 @@ class HFStudent(Student):
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
 
+    def check(self, tokenizer_dir: Path | None) -> None:
+        """Compare a pretrained student's tokenizer with the data's.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        if self.model is not None and tokenizer_dir is not None:
+            check_same_tokenizer(self.model, self.revision, tokenizer_dir)
+
     def build(self, defaults: dict[str, Any]) -> LanguageModel:
         """Make the model.
 
@@ -72,13 +93,13 @@ class HFStudent(Student):
             return LanguageModel(build_causal_lm(settings))
         assert self.model is not None
         options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        return LanguageModel(
-            load_causal_lm(
-                self.model,
-                "float32",
-                "model.student.init_args.model",
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                **options,
-            )
+        model = load_causal_lm(
+            self.model,
+            "float32",
+            "model.student.init_args.model",
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            **options,
         )
+        # transformers gives pretrained models in evaluation mode, without dropout.
+        return LanguageModel(model.train())

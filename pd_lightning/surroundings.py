@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from pd_lightning.language_model import LanguageModel
@@ -43,11 +44,12 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
             f"{manifest.vocab_size} ids. Set model.student.init_args.config.vocab_size to {manifest.vocab_size}, or "
             "leave it out."
         )
-    if student.context_length is not None and manifest.block_size > student.context_length:
+    block_size = max(manifest.block_size, _datamodule(trainer).block_size)
+    if student.context_length is not None and block_size > student.context_length:
         raise ValueError(
-            f"A block must fit into the student's context, got {manifest.block_size} positions for "
+            f"A block must fit into the student's context, got {block_size} positions for "
             f"{student.context_length}. Set model.student.init_args.config.max_position_embeddings to at least "
-            f"{manifest.block_size}, or run `pd-lightning tokenize` with a smaller block_size."
+            f"{block_size}, or run `pd-lightning tokenize` with a smaller block_size."
         )
     return Surroundings(
         device=device,
@@ -55,8 +57,26 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         data_kind=_datamodule(trainer).kind,
         data_vocab_size=manifest.vocab_size,
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
-        block_size=manifest.block_size,
+        block_size=block_size,
     )
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse what is accepted elsewhere and would go wrong here without a word.
+
+    Raises:
+        ValueError: For float16, and for strategies that shard the model.
+    """
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision must not be float16, got {trainer.precision}: sums over a batch overflow in it at any "
+            "loss scale. Set trainer.precision to bf16-mixed."
+        )
+    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+        raise ValueError(
+            f"trainer.strategy must keep the student whole on each device, got {type(trainer.strategy).__name__}: "
+            "sharding is not built yet. Set trainer.strategy to ddp."
+        )
 
 
 def check_same_tensors(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

@@ -44,6 +44,12 @@ class PDTrainer(Trainer):
             datamodule: The blocks.
         """
         model.attach(datamodule)
+        limit = self.limit_predict_batches
+        if self.fast_dev_run or isinstance(limit, int) or limit != 1.0:  # type: ignore[attr-defined]
+            raise ValueError(
+                "record must see every block of a chunk, got trainer.fast_dev_run or trainer.limit_predict_batches. To "
+                "record fewer blocks, set data.init_args.max_train_blocks and data.init_args.max_val_blocks."
+            )
         self.predict(model, return_predictions=False)
         self.strategy.barrier("recorded")
         if self.is_global_zero:

@@ -89,6 +89,17 @@ def test_a_student_of_the_users_own_is_exported_too(
     assert torch.equal(loaded(IDS), module(IDS))
 
 
+def test_overwriting_replaces_an_export_and_nothing_else(tmp_path: Path, tiny: Any, truncated_store: Path) -> None:
+    trained(tmp_path / "run", HFStudent(config=tiny.config), truncated_store)
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    for overwrite in (False, True):
+        export(checkpoint, str(tmp_path / "out"), overwrite=overwrite)
+    for folder in ("run", "run/checkpoints", "."):
+        with pytest.raises(ValueError, match="--overwrite must find an earlier export"):
+            export(checkpoint, str(tmp_path / folder), overwrite=True)
+    assert Path(checkpoint).exists()
+
+
 def test_mistakes(tmp_path: Path, tiny: Any, truncated_store: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"--ckpt_path must be a checkpoint file, got nothing.ckpt.*Set --ckpt_path"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -89,6 +91,16 @@ def test_bad_configs_name_the_setting(config: dict, message: str) -> None:
 def test_a_folder_without_a_model_is_an_error(tmp_path: object) -> None:
     with pytest.raises(FileNotFoundError, match=r"the folder exists.*Set model.teacher.init_args.model"):
         load_causal_lm(str(tmp_path), "auto", "model.teacher.init_args.model")
+
+
+def test_pretrained_weights_are_loaded_whatever_device_lightning_is_on(tmp_path: Path) -> None:
+    """Lightning builds models inside a context of the device; transformers would place them there by itself."""
+    model = build_causal_lm({**SMALL, "model_type": "llama"})
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        loaded = load_causal_lm(str(tmp_path), "auto", "model")
+    for one, other in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_student_has_a_config_or_a_model() -> None:

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,9 @@ from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import ForwardKL
 from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import WSD, Constant, Linear
+from pd_lightning.store.manifest import read_manifest
 from pd_lightning.students import HFStudent
+from pd_lightning.surroundings import check_trainer
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Teacher
 from pd_lightning.transforms import TopPK
 
@@ -346,6 +349,39 @@ def test_bfloat16_is_near_float32(student: HFStudent, truncated_store: Path, tea
         exact, rounded = step("32-true", make()), step(precision, make())
         assert rounded.loss() == pytest.approx(exact.loss(), rel=1e-2)
         assert rounded.loss("grad_norm") == pytest.approx(exact.loss("grad_norm"), rel=5e-2)
+
+
+def test_end_of_text_is_learnt_like_any_token(student: HFStudent, blocks: Path) -> None:
+    """It pads too in many tokenizers, and transformers leaves the embedding of the padding id alone."""
+    module = Watched(student, NoTeacher())
+    one_step(module, TokenBlocks(str(blocks), batch_size=512))
+    eos = read_manifest(blocks).tokenizer.eos_token_id
+    assert float(module.gradients["student.model.model.embed_tokens.weight"][eos].abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "16-true"}, "trainer.precision must not be float16"),
+        (
+            {"strategy": ModelParallelStrategy()},
+            "must keep the student whole on each device",
+        ),
+    ],
+)
+def test_what_would_go_wrong_without_a_word_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_trainer(trainer(**settings))
+
+
+def test_settings_without_effect_are_said(student: HFStudent, blocks: Path) -> None:
+    with pytest.warns(UserWarning, match="have no effect with NoTeacher"):
+        trainer().fit(DistillationModule(student, kd_weight=Constant(0.5)), TokenBlocks(str(blocks)))
+
+
+def test_a_pretrained_student_is_trained_with_its_dropout(teacher_dir: Path, blocks: Path) -> None:
+    module = one_step(Watched(HFStudent(model=str(teacher_dir))), TokenBlocks(str(blocks), batch_size=2))
+    assert all(part.training for part in module.student.modules())  # type: ignore[union-attr]
 
 
 def test_the_seed_is_the_environments() -> None:

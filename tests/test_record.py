@@ -1,9 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import LanguageModel, load_causal_lm
@@ -111,6 +115,47 @@ def test_a_second_start_writes_what_is_missing_and_no_more(
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "twice")
     assert len(written) == 3, "a third start has nothing to do"
+
+
+def test_two_ranks_record_what_one_does(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    """Three chunks for two ranks, of two splits: one rank has a chunk more, and another split."""
+    settings = {
+        "model": {
+            "teacher": {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}},
+            "selection": {"p": 0.9, "k": 20},
+            "blocks_per_chunk": 8,
+        },
+        "data": {
+            "class_path": "pd_lightning.data.TokenBlocks",
+            "init_args": {"path": str(blocks), "batch_size": 4, "max_train_blocks": 14, "max_val_blocks": 5},
+        },
+        "trainer": {"accelerator": "cpu", "strategy": "ddp", "enable_progress_bar": False, "logger": False},
+    }
+    for devices in (1, 2):
+        settings["model"]["output_dir"] = str(tmp_path / f"ranks-{devices}")
+        settings["trainer"]["devices"] = devices
+        config = tmp_path / f"{devices}.yaml"
+        config.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "pd_lightning", "record", "--config", str(config)]
+        subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for name in ("train/chunk-000000.bin", "train/chunk-000001.bin", "val/chunk-000000.bin"):
+        assert (tmp_path / "ranks-2" / name).read_bytes() == (tmp_path / "ranks-1" / name).read_bytes()
+    assert verify_folder(tmp_path / "ranks-2") == []
+
+
+def test_limits_that_would_cut_a_chunk_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    for limit in ({"limit_predict_batches": 1}, {"fast_dev_run": True}):
+        recorder = Recorder(FrozenTeacher(str(teacher_dir)), str(tmp_path / "store"))
+        with pytest.raises(ValueError, match="record must see every block of a chunk"):
+            PDTrainer(accelerator="cpu", logger=False, **limit).record(recorder, TokenBlocks(str(blocks)))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"which holds other files\. Set another model\.output_dir"):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_other_settings_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:

@@ -44,6 +44,21 @@ class BlockDataset(torch.utils.data.Dataset[list[Item]]):
         return item
 
 
+class SplitsDataset(torch.utils.data.Dataset[list[Item]]):
+    """Batches of several splits, by the name of a split and the indices of its blocks.
+
+    Args:
+        splits: The blocks of each split, by its name.
+    """
+
+    def __init__(self, splits: dict[str, BlockDataset]) -> None:
+        self._splits = splits
+
+    def __getitem__(self, batch: tuple[str, Sequence[int]]) -> list[Item]:
+        name, indices = batch
+        return self._splits[name][indices]
+
+
 def collate(items: Sequence[Item]) -> dict[str, Tensor]:
     """Stacks decoded blocks into the batch that models and teachers take.
 

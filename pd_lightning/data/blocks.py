@@ -108,6 +108,12 @@ class TokenBlocks(LightningDataModule):
         return "blocks" if "blocks" in kinds else "logits"
 
     @property
+    def block_size(self) -> int:
+        """Positions of the longest blocks in use; those of `val_path` may be longer."""
+        readers = self._readers.values()
+        return max((reader.manifest.block_size for reader in readers), default=self.manifest.block_size)
+
+    @property
     def vocab_size(self) -> int:
         """V; all token ids are below."""
         return self.manifest.vocab_size

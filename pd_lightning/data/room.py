@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pd_lightning.store.chunks import discard_unfinished
+from pd_lightning.store.durable import TEMPORARY
 from pd_lightning.store.manifest import read_manifest
 
+# A corpus may well have folders called train and val: what is unfinished is ours only with this file in it.
+MARK = f"{TEMPORARY}unfinished"
 WRITTEN = ("manifest.json", "checksums.json", "tokenizer", "train", "val")  # the manifest goes first
 
 
@@ -41,7 +44,14 @@ def make_room(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
                 f"{_difference(before, settings)}. Choose another output_dir, or pass --overwrite true."
             )
     _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("pd-lightning tokenize is writing here, or was stopped: run it again.\n")
     return True
+
+
+def remove_mark(folder: Path) -> None:
+    """Takes the mark off a finished folder."""
+    (folder / MARK).unlink(missing_ok=True)
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -52,8 +62,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _clear(folder: Path) -> None:
     if not folder.exists():
         return
-    discard_unfinished(folder)
-    foreign = sorted({path.name for path in folder.iterdir()} - set(WRITTEN))
+    ours = (folder / "manifest.json").exists() or (folder / MARK).exists()
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY)}
+    foreign = sorted(found - set(WRITTEN) if ours else found)
     if foreign:
         raise ValueError(
             f"output_dir must be new, empty or a data folder, got {folder} with {foreign[0]} in it. Choose another "
@@ -65,3 +76,4 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    discard_unfinished(folder)  # the mark among it, last of all

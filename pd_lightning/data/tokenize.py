@@ -24,7 +24,7 @@ from rich.progress import (
 
 from pd_lightning.data import bpe
 from pd_lightning.data.pack import Packer, batched, is_validation
-from pd_lightning.data.room import make_room
+from pd_lightning.data.room import make_room, remove_mark
 from pd_lightning.data.sources import Source, StandardLibrary
 from pd_lightning.data.split import SplitWriter
 from pd_lightning.store import chunks
@@ -106,6 +106,7 @@ def tokenize(
     manifest = Manifest("blocks", block_size, encoder.vocab_size, info, splits)
     manifest.software, manifest.extra = software_versions(), {"settings": settings}
     chunks.finish(folder, manifest)
+    remove_mark(folder)
     _report(folder, manifest)
 
 

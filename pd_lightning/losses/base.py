@@ -13,11 +13,19 @@ class Loss(ABC):
 
     Args:
         student_temperature: Divide the student's logits by the targets' temperature too.
-        temperature_squared: Multiply the loss by the temperature's square: soft-target gradients shrink as its
-            inverse, so that kd_weight keeps its meaning.
+        temperature_squared: Multiply the loss by the temperature's square. With both sides tempered, gradients shrink
+            as 1/temperature²; this undoes it, so that kd_weight keeps its meaning. Not for an untempered student.
+
+    Raises:
+        ValueError: If the square is asked for without tempering the student.
     """
 
     def __init__(self, student_temperature: bool = True, temperature_squared: bool = True) -> None:
+        if temperature_squared and not student_temperature:
+            raise ValueError(
+                "temperature_squared must be false where student_temperature is, got true: an untempered student's "
+                "gradients do not shrink. Set model.loss.init_args.temperature_squared to false."
+            )
         self.student_temperature = student_temperature
         self.temperature_squared = temperature_squared
 

@@ -10,7 +10,7 @@ from torch import nn
 from pd_lightning.language_model import LanguageModel, load_causal_lm
 from pd_lightning.targets import Head, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
-from pd_lightning.teachers.tokenizer import check_same_tokenizer
+from pd_lightning.tokenizers import check_same_tokenizer
 
 
 class FrozenTeacher(Teacher):

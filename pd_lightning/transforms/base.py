@@ -1,16 +1,25 @@
 """The interface of a transform."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from collections.abc import Sequence
 
 from pd_lightning.targets import DenseTargets, SparseTargets
 
 AnyTargets = SparseTargets | DenseTargets
-T = TypeVar("T", SparseTargets, DenseTargets)
 
 
 class Transform(ABC):
     """A change to the teacher's targets before the loss sees them. It acts on each position by itself."""
+
+    def check(self, before: "Sequence[Transform]") -> None:
+        """Refuse an order that contradicts itself, when the objective is put together.
+
+        Args:
+            before: The transforms that come before this one.
+
+        Raises:
+            ValueError: If this one cannot follow them.
+        """
 
     @abstractmethod
     def teacher(self, targets: AnyTargets) -> AnyTargets:

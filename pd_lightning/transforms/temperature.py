@@ -1,5 +1,6 @@
 """Temperature: softer or sharper distributions on both sides."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pd_lightning.transforms.base import AnyTargets, Transform
@@ -25,6 +26,18 @@ class Temperature(Transform):
         if not value > 0:
             raise ValueError(f"temperature must be positive, got {value}. Set init_args.value of Temperature above 0.")
         self.value = value
+
+    def check(self, before: Sequence[Transform]) -> None:
+        """Refuse a temperature over probabilities of which a part was forgotten.
+
+        Raises:
+            ValueError: If a truncation with tail `none` comes before.
+        """
+        if self.value != 1.0 and any(getattr(transform, "tail", None) == "none" for transform in before):
+            raise ValueError(
+                "Temperature must have the tail of truncated targets, or renormalised ones, got tail none before it: "
+                "what does not sum to 1 cannot be tempered. Set init_args.tail of TopPK to bucket or renormalize."
+            )
 
     def teacher(self, targets: AnyTargets) -> AnyTargets:
         """Note the temperature on the targets; the loss applies it to both sides."""

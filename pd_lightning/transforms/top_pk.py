@@ -1,5 +1,6 @@
 """Truncation to the most probable ids: top-p, then top-k."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from pd_lightning.targets import SparseTargets
 from pd_lightning.transforms.base import AnyTargets, Transform
+from pd_lightning.transforms.temperature import Temperature
 
 Tail = Literal["bucket", "renormalize", "none"]
 
@@ -44,17 +46,20 @@ class TopPK(Transform):
         self.min_k = min_k
         self.tail: Tail = tail
 
-    def teacher(self, targets: AnyTargets) -> AnyTargets:
-        """Truncate the targets of n positions.
+    def check(self, before: Sequence[Transform]) -> None:
+        """Refuse to truncate after a temperature.
 
         Raises:
-            ValueError: If a temperature was set before.
+            ValueError: If a temperature comes before.
         """
-        if targets.temperature != 1.0:
+        if any(isinstance(transform, Temperature) for transform in before):
             raise ValueError(
                 "Truncation must come before temperature, as in softmax(truncate(z) / temperature). Name the entry "
                 "of TopPK before that of Temperature in model.transforms."
             )
+
+    def teacher(self, targets: AnyTargets) -> AnyTargets:
+        """Truncate the targets of n positions."""
         if isinstance(targets, SparseTargets):
             kept = self._narrow(targets)
         else:

@@ -227,3 +227,11 @@ def test_tokenizers_that_will_not_do(tmp_path, folder):
         tokenize(str(tmp_path / "b"), tokenizer=str(bare), **given)
     tokenize(str(tmp_path / "b"), tokenizer=str(bare), eos_token="<|endoftext|>", val_fraction=0.0, **given)
     assert read_manifest(tmp_path / "b").tokenizer.eos_token_id == 0
+
+
+def test_a_corpus_with_folders_called_like_ours_is_left_alone(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "book.txt").write_text("a book\n" * 1000)
+    with pytest.raises(ValueError, match="must be new, empty or a data folder"):
+        tokenize(str(tmp_path), TextFiles([str(tmp_path / "train")]), vocab_size=300, block_size=8)
+    assert (tmp_path / "train" / "book.txt").exists()

@@ -124,6 +124,8 @@ def test_temperature_options_are_explicit(logits: tuple[Tensor, Tensor]) -> None
     student, teacher = logits
     targets = Temperature(2.0).teacher(dense(teacher))
     p, z = softmax(teacher.double().numpy() / 2), student.double().numpy()
+    with pytest.raises(ValueError, match="temperature_squared must be false where student_temperature is"):
+        ForwardKL(student_temperature=False)
     cases = {(True, False): softmax(z / 2), (False, False): softmax(z), (True, True): softmax(z / 2)}
     for (on_student, squared), q in cases.items():
         actual = ForwardKL(student_temperature=on_student, temperature_squared=squared)(student, targets)

@@ -34,7 +34,7 @@ def native(*_: Any, **__: Any) -> NoReturn:
 
 
 @pytest.mark.parametrize(("base", "output"), [("tokenize", "blocks"), ("record", "store")])
-@pytest.mark.parametrize("writes", [0, 3, 6])
+@pytest.mark.parametrize("writes", [0, 3, 12])
 def test_while_writing_blocks(
     run: Run, told: Told, monkeypatch: pytest.MonkeyPatch, base: str, output: str, writes: int
 ) -> None:

@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
     "wide student offline": ("offline", config(vocab_size=310), 1, ["got 300 ids in the store and 310 of the student"]),
     "wide student online": ("online", config(vocab_size=310), 1, ["share a vocabulary, got 300 and 310 ids"]),
     "short teacher": ("fit", teacher(model="<short>"), 1, ["teacher's context, got 16 positions for 8", "block_size"]),
-    "foreign teacher": ("online", data(path="<other>"), 1, ["Teacher and data must use the same tokenizer"]),
+    "foreign teacher": ("online", data(path="<other>"), 1, ["Model and data must use the same tokenizer"]),
     "no such teacher": (
         "fit",
         teacher(model="no/such/teacher"),
@@ -140,7 +140,7 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
     ),
     "broken YAML": ("fit", "model: {a: [1\n", 1, ["mistake.yaml, line 2", "no valid YAML"]),
     # record
-    "teacher of other ids": ("record", data(path="<other>"), 1, ["Teacher and data must use the same tokenizer"]),
+    "teacher of other ids": ("record", data(path="<other>"), 1, ["Model and data must use the same tokenizer"]),
     "teacher's context": ("record", teacher(model="<short>"), 1, ["fit into the teacher's context, got 16"]),
     "store for blocks": ("record", data(path="<store>"), 1, ["record must have token blocks", "got a logit store"]),
     "unknown split": ("record", {"model": {"splits": ["trian"]}}, 1, ["model.splits must", "got trian", "train, val"]),

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings
-from pd_lightning.teachers.tokenizer import check_same_tokenizer
+from pd_lightning.tokenizers import check_same_tokenizer
 
 CPU = torch.device("cpu")
 

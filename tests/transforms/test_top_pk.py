@@ -4,7 +4,7 @@ import torch
 
 from pd_lightning.objective import Objective
 from pd_lightning.targets import DenseTargets, SparseTargets
-from pd_lightning.transforms import Temperature, TopPK
+from pd_lightning.transforms import Temperature, TopPK, Transform
 
 PROBS = torch.tensor([[0.5, 0.1, 0.3, 0.06, 0.04], [0.2, 0.2, 0.2, 0.2, 0.2]])
 DENSE = DenseTargets(PROBS.log())
@@ -79,6 +79,30 @@ def test_a_tiny_tail_is_kept_from_the_store() -> None:
 def test_bad_settings(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TopPK(**settings)  # type: ignore[arg-type]
+
+
+def test_p_of_one_keeps_all_that_k_allows() -> None:
+    """One id has nearly all the probability: rounding must not cut the others, which count at a high temperature."""
+    sure = torch.zeros(1, 200)
+    sure[0, 7] = 15.0
+    targets = DenseTargets(sure.log_softmax(-1))
+    assert len(kept(truncate(targets, p=1.0, k=200))) == 200
+    assert len(kept(truncate(targets, p=1.0, k=50))) == 50
+
+
+def test_what_was_forgotten_cannot_be_tempered() -> None:
+    forgetful = {"truncate": TopPK(0.9, tail="none")}
+    Objective(transforms={**forgetful, "temperature": Temperature(1.0)})
+    with pytest.raises(ValueError, match="got tail none before it"):
+        Objective(transforms={**forgetful, "temperature": Temperature(2.0)})
+
+
+def test_a_transform_of_the_users_own_is_tried_on_no_made_up_targets() -> None:
+    class NeedsItsVocabulary(Transform):
+        def teacher(self, targets: object) -> object:  # type: ignore[override]
+            raise IndexError("id 50")
+
+    Objective(transforms={"mine": NeedsItsVocabulary()})
 
 
 def test_temperature_must_be_positive_and_come_last() -> None:
