@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,10 @@ class TokenBlocks(LightningDataModule):
         self._readers: dict[str, BlockReader] = {}
         self._start = Position()
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         """The manifest of `path`."""
-        reader = self._readers.get("train")
-        return reader.manifest if reader else read_manifest(self.path)
+        return read_manifest(self.path)
 
     @property
     def kind(self) -> str:
