@@ -40,7 +40,9 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("evaluate a checkpoint on the validation split", MODULE, trainer=True),
     "test": Command("the same as validate, logged as test/", MODULE, trainer=True),
     "predict": Command("log-probabilities of labels, for a prediction writer of yours", MODULE, trainer=True),
+    "plot-schedules": Command("draw KD weight, temperatures and learning rate over a run", MODULE, trainer=True),
     "record": Command("run the teacher once and store its logits", "pd_lightning.record:Recorder", trainer=True),
+    "select": Command("keep the blocks that teach most, by two logit stores", "pd_lightning.data.select:select"),
     "inspect": Command(
         "show what a data folder holds, and check it", "pd_lightning.store.inspection:inspect", positional=True
     ),

@@ -6,7 +6,7 @@ keeps settings of the same name from the class before. Here the rules are:
 - Files and overrides count in the order in which they are typed. Mappings merge, lists and scalars replace.
 - Another ``class_path`` replaces the node whole: nothing of the class before is left. The same one merges.
 - ``--a.b=value`` reads its value as YAML; below a class, a plain name means one of its ``init_args``.
-- ``null`` sets a setting to null; an entry of ``model.transforms`` set to null is dropped.
+- ``null`` sets a setting to null; an entry of ``model.transforms`` or ``model.weighting`` set to null is dropped.
 - What can't be settled without knowing types (list items, ``--x+=``, sections no file mentions) is left to
   jsonargparse, which applies it after all files.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
-NULLABLE_ENTRIES = ("model", "transforms")  # a mapping in which null drops an entry
+NULLABLE_ENTRIES = ("transforms", "weighting")  # mappings of `model` in which null drops an entry
 Key = tuple[str, ...]
 
 
@@ -209,12 +209,12 @@ def _same_class(one: str, other: str) -> bool:
 
 
 def _without_null_entries(config: dict[str, Any]) -> dict[str, Any]:
-    section, name = NULLABLE_ENTRIES
-    entries = config[section].get(name) if isinstance(config.get(section), dict) else None
-    if not isinstance(entries, dict):
+    model = config.get("model")
+    if not isinstance(model, dict):
         return config
-    kept = {key: value for key, value in entries.items() if value is not None}
-    return {**config, section: {**config[section], name: kept}}
+    entries = {name: model[name] for name in NULLABLE_ENTRIES if isinstance(model.get(name), dict)}
+    kept = {name: {k: v for k, v in given.items() if v is not None} for name, given in entries.items()}
+    return {**config, "model": {**model, **kept}}
 
 
 def _has_value(tokens: deque[str]) -> bool:

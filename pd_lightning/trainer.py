@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,15 +28,19 @@ from pd_lightning.runs import (
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
+    from pd_lightning.module import DistillationModule
     from pd_lightning.record import Recorder
 
 # Arguments of the Trainer's methods that are no settings: pickle stays off (weights_only).
 SKIPPED = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
+PLOT = "plot_schedules"
+# A run counted in steps is as long on any machine: its schedules can be drawn where there is no GPU.
+ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "plugins": None}
 SEED = 1  # a seed drawn anew at every start would give a resumed run another order of the data
 
 
 class PDTrainer(Trainer):
-    """Lightning's Trainer with ``record``."""
+    """Lightning's Trainer with ``record`` and ``plot_schedules``."""
 
     def record(self, model: Recorder, datamodule: LightningDataModule | None = None) -> None:
         """Run the teacher over blocks of tokens once, and store its logits.
@@ -55,6 +61,46 @@ class PDTrainer(Trainer):
         if self.is_global_zero:
             model.finish()
 
+    def plot_schedules(
+        self,
+        model: DistillationModule,
+        datamodule: LightningDataModule | None = None,
+        output_path: str = "schedules.png",
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Draw KD weight, temperatures and learning rate over the run that fit would make of the same settings.
+
+        Args:
+            model: The module; its weights are not made.
+            datamodule: The data, which say how long the run is where trainer.max_epochs does.
+            output_path: The picture to write: .png, .pdf or .svg.
+            ckpt_path: One of fit's settings, so that those of a run can be given as they are; nothing is loaded.
+        """
+        from pd_lightning import schedule_plot
+
+        path = Path(output_path)
+        schedule_plot.check_format(path)
+        curves = schedule_plot.curves(model, self._planned_steps(model, datamodule))
+        if self.is_global_zero:
+            schedule_plot.draw(curves, path)
+            rich.print(schedule_plot.table(curves), f"written to {path}")
+
+    def _planned_steps(self, model: LightningModule, datamodule: LightningDataModule | None) -> int:
+        """The optimizer steps that fit would take."""
+        self.strategy._lightning_module = model
+        self._data_connector.attach_data(model, datamodule=datamodule)
+        if self.max_epochs is None:
+            self.fit_loop.max_epochs = -1  # as fit does where there are other limits
+        elif datamodule is not None:
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+        total_steps = self.estimated_stepping_batches
+        if not 1 <= total_steps < math.inf:
+            raise ValueError(
+                f"The run must have a length that is known to its schedules, got {total_steps}. Set trainer.max_steps."
+            )
+        return int(total_steps)
+
 
 class SaveRunConfig(SaveConfigCallback):
     """Writes the settings of a training to ``config.yaml`` in its run folder."""
@@ -72,7 +118,7 @@ class TrainerCLI(LightningCLI):
     """LightningCLI for one command.
 
     Args:
-        command: fit, validate, test, predict or record.
+        command: fit, validate, test, predict, record or plot_schedules.
         model_class: The LightningModule; its settings stand under ``model``.
         args: The arguments after the command, configuration composed.
     """
@@ -105,7 +151,9 @@ class TrainerCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with errors of one paragraph."""
-        settings = [action.dest for action in self._parser(self.command)._actions]
+        command = self._parser(self.command)
+        command.prog = command.prog.replace("_", "-")
+        settings = [action.dest for action in command._actions]
         assert isinstance(args, list)
         with explained(settings):
             self.config = parser.parse_args(args)
@@ -126,6 +174,8 @@ class TrainerCLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         checkpoints = writes and given["enable_checkpointing"] is not False
         callbacks = run_callbacks(root, callbacks, checkpoints=checkpoints)
+        if self.command == PLOT and given["max_epochs"] is None:
+            kwargs |= ANYWHERE
         trainer = super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = RunCheckpoints()
@@ -133,7 +183,7 @@ class TrainerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint to start from, before anything has begun."""
-        if self.command == "record":
+        if self.command in ("record", PLOT):
             return
         settings = self.config_init[self.command]
         if not settings["trainer"]["fast_dev_run"]:
@@ -165,7 +215,7 @@ class TrainerCLI(LightningCLI):
 def _check_length(given: Any, command: str) -> None:
     """Refuse a training of Lightning's 1,000 epochs by default, or of none."""
     limits = [given["max_epochs"], given["max_time"], given["fast_dev_run"] or None]
-    if command == "fit" and given["max_steps"] == -1 and all(limit is None for limit in limits):
+    if command in ("fit", PLOT) and given["max_steps"] == -1 and all(limit is None for limit in limits):
         raise ValueError(
             "The length of a training must be set, got neither trainer.max_steps nor trainer.max_epochs. Set "
             "trainer.max_steps."
@@ -178,7 +228,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     """Run a command of the Trainer.
 
     Args:
-        name: The method's name.
+        name: The command's name: the method's, with hyphens.
         command: Its entry in the table, with the LightningModule as target.
         argv: The arguments after the name.
 
@@ -187,4 +237,4 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     """
     quieten()
     config, rest = compose(argv)
-    return TrainerCLI(name, load_target(command.target), as_arguments(config, rest))
+    return TrainerCLI(name.replace("-", "_"), load_target(command.target), as_arguments(config, rest))

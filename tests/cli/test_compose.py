@@ -43,6 +43,7 @@ BASE = {
         ({"model": {"transforms": {"c": UP}}}, "model.transforms", {"a": UP, "b": "pkg.Down", "c": UP}),
         ({"model": {"transforms": {"a": None}}}, "model.transforms", {"b": "pkg.Down"}),
         ({"model": {"transforms": None}}, "model.transforms", None),
+        ({"model": {"weighting": {"a": UP, "b": None}}}, "model.weighting", {"a": UP}),
         ({"trainer": {"logger": False}}, "trainer.logger", False),
     ],
 )
