@@ -1,5 +1,6 @@
 """Any causal language model as two halves: hidden states, and the head that turns them into logits."""
 
+import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ class LanguageModel(nn.Module):
     states" are its logits, and the head changes nothing.
 
     Args:
-        model: Maps token ids, int64 `[B, T]`, to logits `[B, T, V]` or to an output that has them as `.logits`.
+        model: Maps token ids, int64 `[B, T]`, to logits `[B, T, V]` or to an output that has them as `.logits`. For
+            isolated documents it must take `position_ids`, int64 `[B, T]`, and attend only where they go on.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,11 +31,23 @@ class LanguageModel(nn.Module):
         self.model: Any = model
         self._split = _is_split(model)
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """Give the last hidden states, float `[B, T, D]`, of token ids, int64 `[B, T]`."""
+    def hidden(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Give the last hidden states.
+
+        Args:
+            input_ids: Token ids, int64 `[B, T]`.
+            position_ids: Positions, int64 `[B, T]`, counted from 0 in each document: the model then attends within
+                documents, see `check_isolation`. By default it attends over the whole row.
+
+        Returns:
+            Float `[B, T, D]`.
+        """
+        # transformers makes the mask of isolated documents by itself where positions begin anew, for any attention
+        # but flash; it takes them for positions alone if there is a mask or a cache.
+        positions = {} if position_ids is None else {"position_ids": position_ids}
         if self._split:
-            return self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return _logits(self.model, input_ids)
+            return self.model.base_model(input_ids=input_ids, use_cache=False, **positions).last_hidden_state
+        return _logits(self.model, input_ids, **positions)
 
     @property
     def head(self) -> Head:
@@ -43,9 +57,50 @@ class LanguageModel(nn.Module):
         parameters = tuple(self.model.get_output_embeddings().parameters())
         return Head(partial(_head, self.model), parameters, self.vocab_size)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Give the logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""
-        return self.head(self.hidden(input_ids))
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Give the logits, float `[B, T, V]`; the arguments are those of `hidden`."""
+        return self.head(self.hidden(input_ids, position_ids))
+
+    def check_isolation(self, role: str) -> None:
+        """Try on two short documents whether the model keeps to one where positions begin anew.
+
+        Args:
+            role: `student` or `teacher`, for the message.
+
+        Raises:
+            ValueError: If a document changes with the one before it, or is not as it is alone.
+        """
+        if not self._isolates_documents():
+            raise ValueError(
+                f"The {role} must keep to one document where the data have document_attention isolated, got "
+                f"{type(self.model).__name__}, which does not. Run `pd-lightning tokenize` with --document_attention "
+                f"full, or set model.{role} to an architecture that does (llama, qwen3, gemma3_text, …) with "
+                "attn_implementation sdpa or eager."
+            )
+
+    @torch.no_grad()
+    def _isolates_documents(self) -> bool:
+        device = next(self.parameters()).device
+        if not _takes_positions(self.model.base_model if self._split else self.model):
+            return False
+        if device.type == "meta":
+            return True
+        starts = (3, 5)  # of the second document in two rows: flash attention isolates in batches of one row alone
+        index, start = torch.arange(8, device=device), torch.tensor(starts, device=device)[:, None]
+        input_ids = (index % 2).repeat(2, 1)
+        changed = torch.where(index < start, 1 - input_ids, input_ids)
+        position_ids = torch.where(index < start, index, index - start)
+        training = self.model.training
+        self.model.eval()
+        before, after = self.hidden(input_ids, position_ids), self.hidden(changed, position_ids)
+        alone = [self.hidden(input_ids[row : row + 1, first:])[0] for row, first in enumerate(starts)]
+        self.model.train(training)
+        # What is masked counts for exactly nothing, but rows of another length are summed in another order: in bfloat16
+        # that is a few percent after some layers.
+        return all(
+            _close(before[row, first:], after[row, first:], 1 / 2) and _close(before[row, first:], alone[row], 1 / 4)
+            for row, first in enumerate(starts)
+        )
 
     @property
     def vocab_size(self) -> int | None:
@@ -148,7 +203,8 @@ def _is_split(model: Any) -> bool:
     training = model.training
     model.eval()
     with torch.no_grad():
-        probe = torch.zeros(1, 2, dtype=torch.long, device=parameter.device)
+        # Not zeros: an embedding of padding is often id 0 and zero, and its logits then are so whatever scales them.
+        probe = torch.arange(2, device=parameter.device)[None]
         hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
         same = torch.equal(_head(model, hidden), _logits(model, probe))
     model.train(training)
@@ -173,8 +229,19 @@ def _head(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
-def _logits(model: Any, input_ids: Tensor) -> Tensor:
-    output = model(input_ids)
+def _takes_positions(model: nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.name == "position_ids" or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _close(one: Tensor, other: Tensor, share: float) -> bool:
+    """Whether two results agree in that share of their data type's digits."""
+    return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** share * one.abs().max())
+
+
+def _logits(model: Any, input_ids: Tensor, **positions: Tensor) -> Tensor:
+    options = {} if _setting(model, "use_cache") is None else {"use_cache": False}
+    output = model(input_ids, **positions, **options)
     return output if isinstance(output, Tensor) else output.logits
 
 
@@ -187,7 +254,7 @@ def _setting(model: nn.Module, name: str) -> Any:
 
 def _check_fields(model_type: str, fields: set[str], config: Any) -> None:
     """Refuse misspelt fields, which transformers would keep without a word; it reads some that it does not declare."""
-    known = {*config.to_dict(), *config.attribute_map, "vocab_size"}
+    known = {*config.to_dict(), *config.attribute_map, "vocab_size", "attn_implementation"}
     for name in sorted(fields - known):
         if close := get_close_matches(name, known, n=1, cutoff=0.8):
             raise ValueError(

@@ -115,8 +115,10 @@ class Recorder(pl.LightningModule):
                 device=self.trainer.strategy.root_device,
                 data_kind=blocks.kind,
                 data_vocab_size=blocks.vocab_size,
+                tokenizer_vocab_size=blocks.tokenizer_vocab_size,
                 tokenizer_dir=self._blocks.tokenizer_dir,
                 block_size=blocks.block_size,
+                document_attention=blocks.document_attention,
             )
         )
         if self._vocab_size < blocks.vocab_size:
@@ -171,6 +173,7 @@ class Recorder(pl.LightningModule):
             vocab_size=self._vocab_size,
             tokenizer=self._blocks.manifest.tokenizer,
             splits=self._splits,
+            document_attention=self._blocks.manifest.document_attention,
             teacher=self.teacher.describe(),
             selection=asdict(self.selection),
             codec=codec_info(self.values),

@@ -32,17 +32,18 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
     """Find out what teacher and student have to fit to, and check the student.
 
     Raises:
-        ValueError: If the data's ids or blocks don't fit into the student.
+        ValueError: If the data's ids or blocks don't fit into the student, or it can't keep to one document where it
+            must.
     """
     device = trainer.strategy.root_device
     manifest = _manifest(trainer)
     if manifest is None:
         return Surroundings(device, student.vocab_size)
-    if student.vocab_size is not None and manifest.vocab_size > student.vocab_size:
+    num_ids = manifest.tokenizer_vocab_size or manifest.vocab_size
+    if student.vocab_size is not None and num_ids > student.vocab_size:
         raise ValueError(
-            f"The student's vocabulary must hold every id of the data, got {student.vocab_size} for "
-            f"{manifest.vocab_size} ids. Set model.student.init_args.config.vocab_size to {manifest.vocab_size}, or "
-            "leave it out."
+            f"The student's vocabulary must hold every id of the data, got {student.vocab_size} for {num_ids} ids. Set "
+            f"model.student.init_args.config.vocab_size to {manifest.vocab_size}, or leave it out."
         )
     block_size = max(manifest.block_size, _datamodule(trainer).block_size)
     if student.context_length is not None and block_size > student.context_length:
@@ -51,13 +52,18 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
             f"{student.context_length}. Set model.student.init_args.config.max_position_embeddings to at least "
             f"{block_size}, or run `pd-lightning tokenize` with a smaller block_size."
         )
+    if manifest.document_attention == "isolated":
+        student.check_isolation("student")
     return Surroundings(
         device=device,
         vocab_size=student.vocab_size,
         data_kind=_datamodule(trainer).kind,
         data_vocab_size=manifest.vocab_size,
+        columns=manifest.columns,
+        tokenizer_vocab_size=manifest.tokenizer_vocab_size,
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
         block_size=block_size,
+        document_attention=manifest.document_attention,
     )
 
 
@@ -76,6 +82,21 @@ def check_trainer(trainer: pl.Trainer) -> None:
         raise ValueError(
             f"trainer.strategy must keep the student whole on each device, got {type(trainer.strategy).__name__}: "
             "sharding is not built yet. Set trainer.strategy to ddp."
+        )
+
+
+def check_validation_interval(trainer: pl.Trainer) -> None:
+    """Refuse checkpoints in the middle of an accumulation, which could not be gone on from exactly.
+
+    Raises:
+        ValueError: If validation, after which checkpoints are taken, comes between micro-batches of a step.
+    """
+    accumulate, every = trainer.accumulate_grad_batches, trainer.val_check_batch
+    whole_epoch = every == trainer.num_training_batches
+    if isinstance(every, int) and every % accumulate and not whole_epoch:
+        raise ValueError(
+            f"Validation must come between optimizer steps, got val_check_interval {every} with "
+            f"accumulate_grad_batches {accumulate}. Set trainer.val_check_interval to a multiple of {accumulate}."
         )
 
 

@@ -9,14 +9,18 @@ import pytest
 import torch
 import yaml
 
-from pd_lightning.data import TokenBlocks
-from pd_lightning.language_model import LanguageModel, load_causal_lm
+from pd_lightning.data import TextFiles, TokenBlocks
+from pd_lightning.data.tokenize import tokenize
+from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
+from pd_lightning.module import DistillationModule
 from pd_lightning.record import Recorder
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.store.verification import verify_folder
-from pd_lightning.teachers import FrozenTeacher, NoTeacher
+from pd_lightning.students import HFStudent
+from pd_lightning.targets import SparseTargets
+from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings
 from pd_lightning.trainer import PDTrainer
 
 
@@ -82,6 +86,80 @@ def test_the_manifest_says_what_is_in_it(truncated_store: Path, blocks: Path, te
     assert 1 <= manifest.statistics["kept_ids_per_token"] <= 20
     assert manifest.statistics["kept_mass_per_token"] <= 1
     assert verify_folder(truncated_store) == []
+
+
+@pytest.fixture(scope="module")
+def short_documents(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Blocks of documents of a few tokens, with each document_attention."""
+    folder = tmp_path_factory.mktemp("short")
+    (folder / "text").write_text("\n".join(f"{n} is {n * n}" for n in range(400)))
+    source = TextFiles([str(folder / "text")], split_bytes=6)
+    for attention in ("full", "isolated"):
+        given = {"tokenizer": str(blocks / "tokenizer"), "block_size": 16, "document_attention": attention}
+        tokenize(str(folder / attention), source, **given)
+    return {attention: folder / attention for attention in ("full", "isolated")}
+
+
+def test_isolated_documents_are_recorded_as_they_are_alone(
+    short_documents: dict[str, Path], teacher_dir: Path, tmp_path: Path
+) -> None:
+    everything = {"values": "exact", "selection": Selection(p=1.0, k=300)}
+    batches = {}
+    for attention, blocks in short_documents.items():
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / attention, **everything)
+        assert read_manifest(tmp_path / attention).document_attention == attention
+        data = TokenBlocks(str(tmp_path / attention), batch_size=4, shuffle=False)
+        data.setup("fit")
+        batches[attention] = next(iter(data.train_dataloader()))
+    full, isolated = batches["full"], batches["isolated"]
+    assert torch.equal(full["document_ids"], isolated["document_ids"])
+    documents = isolated["document_ids"][:, :-1]
+    assert documents.max() >= 2
+    assert "position_ids" not in full
+    assert torch.equal(full["input_ids"], isolated["input_ids"])
+    offline = {attention: dense(OfflineTeacher()(batch)).view(4, 16, -1) for attention, batch in batches.items()}
+    same = (offline["full"] - offline["isolated"]).abs().amax(-1) < 1e-4
+    assert torch.equal(same, documents == 0), "the first document of a block has nothing before it"
+    frozen = FrozenTeacher(str(teacher_dir))
+    frozen.setup(Surroundings(torch.device("cpu")))
+    for attention, batch in batches.items():
+        live = frozen(batch).rows(slice(None)).logprobs.view(4, 16, -1)
+        torch.testing.assert_close(offline[attention], live, rtol=1e-5, atol=1e-5)
+
+
+def dense(targets: SparseTargets) -> torch.Tensor:
+    """Log-probabilities by id, where every id was kept."""
+    return torch.empty_like(targets.logprobs).scatter(-1, targets.ids, targets.logprobs)
+
+
+def test_a_student_trains_on_what_was_recorded_of_isolated_documents(
+    short_documents: dict[str, Path], teacher_dir: Path, tmp_path: Path, tiny: Any
+) -> None:
+    everything = {"values": "exact", "selection": Selection(p=1.0, k=300)}
+    record(FrozenTeacher(str(teacher_dir)), short_documents["isolated"], tmp_path / "store", **everything)
+    losses = []
+    for teacher, path in (
+        (OfflineTeacher(), tmp_path / "store"),
+        (FrozenTeacher(str(teacher_dir)), short_documents["isolated"]),
+    ):
+        module = DistillationModule(HFStudent(config=tiny.config), teacher)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = PDTrainer(accelerator="cpu", max_steps=2, default_root_dir=str(tmp_path), **quiet)
+        trainer.fit(module, datamodule=TokenBlocks(str(path), batch_size=4, max_train_blocks=8, max_val_blocks=4))
+        losses.append(trainer.callback_metrics["val/lm_loss"])
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+def test_a_teacher_with_a_padded_vocabulary_is_recorded_with_it(blocks: Path, tiny: Any, tmp_path: Path) -> None:
+    model = build_causal_lm({**tiny.config, "vocab_size": 320})
+    record(FrozenTeacher(model), blocks, tmp_path / "store", selection=Selection(p=1.0, k=320))
+    manifest = read_manifest(tmp_path / "store")
+    assert (manifest.vocab_size, manifest.tokenizer_vocab_size) == (320, 300)
+    assert BlockReader(tmp_path / "store", "train")[0]["ids"].max() == 319
+    assert verify_folder(tmp_path / "store") == []
+    small = build_causal_lm({**tiny.config, "vocab_size": 299})
+    with pytest.raises(ValueError, match=r"must hold every id of the data, got 299 for 300 ids"):
+        record(FrozenTeacher(small), blocks, tmp_path / "other")
 
 
 def test_the_store_holds_the_blocks_own_tokens(truncated_store: Path, blocks: Path) -> None:

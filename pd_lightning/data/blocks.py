@@ -154,17 +154,18 @@ class TokenBlocks(LightningDataModule):
         """The position for a checkpoint."""
         if self.trainer is None or "train" not in self._readers:
             return {}
-        return resume.save(self.trainer, self._start, self._train_order, self._global_batch)
+        attention = self.manifest.document_attention
+        return resume.save(self.trainer, self._start, self._train_order, self._global_batch, attention)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint's position.
 
         Raises:
-            ValueError: The blocks now come in another order, or are others.
+            ValueError: The blocks now come in another order, are others, or are attended to otherwise.
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        self._start = resume.load(state_dict, self._train_order)
+        self._start = resume.load(state_dict, self._train_order, self.manifest.document_attention)
         # The one moment before Lightning reads its counters; it offers data modules no hook for it.
         loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
         resume.align(loops, state_dict, self._global_batch, self.trainer.limit_train_batches == 1.0)
@@ -203,6 +204,19 @@ class TokenBlocks(LightningDataModule):
             raise ValueError(
                 f"data.val_path must hold blocks of the tokenizer of data.path, got {folder} and {self.path} with "
                 "different ones. Tokenize it with --tokenizer set to the tokenizer folder of data.path."
+            )
+        if manifest.kind == self.manifest.kind and manifest.vocab_size != self.vocab_size:
+            raise ValueError(
+                f"data.val_path must hold targets over the vocabulary of those of data.path, got {folder} with "
+                f"{manifest.vocab_size} ids and {self.path} with {self.vocab_size}. Record it with the teacher of "
+                "data.path."
+            )
+        attention = self.manifest.document_attention
+        if manifest.document_attention != attention:
+            raise ValueError(
+                f"data.val_path must hold blocks with the document_attention of data.path, got {folder} with "
+                f"{manifest.document_attention} and {self.path} with {attention}. Tokenize it with "
+                f"--document_attention {attention}."
             )
         self._readers[split] = BlockReader(folder, split)
 

@@ -29,7 +29,7 @@ def pending(trainer: Trainer) -> int:
     return int(current.processed % trainer.accumulate_grad_batches)
 
 
-def save(trainer: Trainer, start: Position, order: Order, global_batch: int) -> dict[str, Any]:
+def save(trainer: Trainer, start: Position, order: Order, global_batch: int, document_attention: str) -> dict[str, Any]:
     """The state of the data for a checkpoint: plain numbers, all that `load` needs.
 
     Args:
@@ -37,6 +37,7 @@ def save(trainer: Trainer, start: Position, order: Order, global_batch: int) -> 
         start: The position that this process started from.
         order: The order of the training blocks.
         global_batch: Blocks of one batch over all ranks.
+        document_attention: That of the data, `full` or `isolated`.
     """
     lost = pending(trainer)
     batches = consumed(trainer) - lost - start.batches
@@ -49,22 +50,25 @@ def save(trainer: Trainer, start: Position, order: Order, global_batch: int) -> 
         "seed": order.seed,
         "shuffle": order.shuffle,
         "shuffle_window": order.window,
+        "document_attention": document_attention,
         "global_batch": global_batch,
         "pending": lost,
     }
 
 
-def load(state: dict[str, Any], order: Order) -> Position:
+def load(state: dict[str, Any], order: Order, document_attention: str) -> Position:
     """The position in a checkpoint's state.
 
     Raises:
-        ValueError: The blocks now come in another order, or are others.
+        ValueError: The blocks now come in another order, are others, or are attended to otherwise.
     """
+    state = {"document_attention": "full", **state}  # checkpoints from before there was a choice
     now = {
         "num_blocks": order.num_blocks,
         "seed": order.seed,
         "shuffle": order.shuffle,
         "shuffle_window": order.window,
+        "document_attention": document_attention,
     }
     changed = [name for name in now if state[name] != now[name]]
     if changed:

@@ -35,7 +35,8 @@ def make_room(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
         manifest = read_manifest(folder)
         if manifest.kind != "blocks":
             raise ValueError(f"output_dir must not hold a logit store, got {folder}. Choose another output_dir.")
-        before = manifest.extra.get("settings", {})
+        # Folders from before there was a choice don't have it among their settings.
+        before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
         if before == settings:
             return False
         if not overwrite:

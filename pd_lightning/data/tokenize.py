@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -29,6 +29,7 @@ from pd_lightning.data.sources import Source, StandardLibrary
 from pd_lightning.data.split import SplitWriter
 from pd_lightning.store import chunks
 from pd_lightning.store.manifest import (
+    DOCUMENT_ATTENTION,
     Manifest,
     SplitInfo,
     TokenizerInfo,
@@ -49,6 +50,7 @@ def tokenize(
     block_size: int = 1024,
     val_fraction: float = 0.05,
     eos_token: str | None = None,
+    document_attention: Literal["full", "isolated"] = "full",
     blocks_per_chunk: int | None = None,
     num_workers: int | None = None,
     seed: int = 0,
@@ -68,6 +70,8 @@ def tokenize(
         block_size: Tokens of a block, which is the longest context a student can be trained with.
         val_fraction: Share of documents for validation, decided by a hash of each document's text.
         eos_token: The token after each document. Default: the tokenizer's own, `<|endoftext|>` for a trained one.
+        document_attention: `full` lets a block's documents see the ones before them. `isolated` has teacher and student
+            keep to one document: positions begin at 0 in each, and attention never crosses an end-of-text.
         blocks_per_chunk: Blocks in a file. Default: about 32 MB of them.
         num_workers: Threads that encode. Default: one per core. The result is the same.
         seed: Of the split.
@@ -86,6 +90,7 @@ def tokenize(
         "block_size": block_size,
         "val_fraction": val_fraction,
         "eos_token": eos_token,
+        "document_attention": document_attention,
         "blocks_per_chunk": blocks_per_chunk,
         "seed": seed,
         "tokenizer_bytes": tokenizer_bytes,
@@ -102,8 +107,9 @@ def tokenize(
         encoder = _make_tokenizer(folder / "tokenizer", source, settings)
         splits = _encode(folder, source, encoder, settings)
     _check_splits(splits, settings)
-    info = TokenizerInfo(tokenizer_digest(folder), encoder.eos_token_id, encoder.bos_token_id, encoder.pad_token_id)
-    manifest = Manifest("blocks", block_size, encoder.vocab_size, info, splits)
+    special = (encoder.eos_token_id, encoder.bos_token_id, encoder.pad_token_id)
+    info = TokenizerInfo(tokenizer_digest(folder), *special, vocab_size=encoder.vocab_size)
+    manifest = Manifest("blocks", block_size, encoder.vocab_size, info, splits, document_attention)
     manifest.software, manifest.extra = software_versions(), {"settings": settings}
     chunks.finish(folder, manifest)
     remove_mark(folder)
@@ -182,6 +188,11 @@ def _check_settings(settings: dict[str, Any], num_workers: int | None) -> None:
         raise ValueError(
             f"val_fraction must be at least 0 and less than 1, got {settings['val_fraction']}. "
             "Set val_fraction to 0.05, say."
+        )
+    if settings["document_attention"] not in DOCUMENT_ATTENTION:
+        raise ValueError(
+            f"document_attention must be one of {', '.join(DOCUMENT_ATTENTION)}, got "
+            f"{settings['document_attention']!r}. Set document_attention to full, say."
         )
     least = {"block_size": 1, "vocab_size": bpe.ALPHABET + 1, "blocks_per_chunk": 1, "tokenizer_bytes": 1}
     for name, value in [*((name, settings[name]) for name in least), ("num_workers", num_workers)]:

@@ -17,6 +17,7 @@ from typing import Any
 FORMAT = "pd-lightning"
 FORMAT_VERSION = 1
 KINDS = ("blocks", "logits")
+DOCUMENT_ATTENTION = ("full", "isolated")
 MANIFEST_FILE = "manifest.json"
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -32,12 +33,14 @@ class TokenizerInfo:
         eos_token_id: Id of end-of-text, which ends every document.
         bos_token_id: Id of beginning-of-text, where the tokenizer has one.
         pad_token_id: Id of padding, where the tokenizer has one.
+        vocab_size: One more than its largest id; None in folders that don't tell.
     """
 
     digest: str
     eos_token_id: int
     bos_token_id: int | None = None
     pad_token_id: int | None = None
+    vocab_size: int | None = None
 
 
 @dataclass
@@ -68,9 +71,11 @@ class Manifest:
     Args:
         kind: `blocks` (tokens alone) or `logits` (tokens with the teacher's targets).
         block_size: Predicted tokens of a block, T. A block is stored as T+1 ids.
-        vocab_size: Size of the vocabulary, V; all ids are below.
+        vocab_size: Size of the vocabulary, V; all ids are below. That of the tokenizer (kind `blocks`), or the width
+            of the teacher's logits, padding included (kind `logits`).
         tokenizer: Which tokenizer made the ids.
         splits: Size of each split, by the name of its sub-folder.
+        document_attention: Whether models attend over a whole block (`full`) or within a document (`isolated`).
         teacher: Who made the targets (kind `logits`).
         selection: Which ids were kept (kind `logits`).
         codec: Name, version and value type of the codec, see `codec.codec_info` (kind `logits`).
@@ -85,6 +90,7 @@ class Manifest:
     vocab_size: int
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
+    document_attention: str = "full"
     teacher: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
     codec: dict[str, Any] | None = None
@@ -92,6 +98,11 @@ class Manifest:
     statistics: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokenizer_vocab_size(self) -> int | None:
+        """One more than the tokenizer's largest id, or None where the folder does not tell."""
+        return self.vocab_size if self.kind == "blocks" else self.tokenizer.vocab_size
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
@@ -143,13 +154,19 @@ class Manifest:
         tokenizer = TokenizerInfo(**data["tokenizer"])
         _check(isinstance(tokenizer.digest, str), "the tokenizer's digest must be text")
         _check(isinstance(tokenizer.eos_token_id, int), "eos_token_id must be a number")
+        if tokenizer.vocab_size is not None:
+            _count(data["tokenizer"], "vocab_size", 1)
+        attention = data.get("document_attention", "full")
+        known = ", ".join(DOCUMENT_ATTENTION)
+        _check(attention in DOCUMENT_ATTENTION, f"document_attention must be one of {known}, got {attention!r}")
         columns = tuple(data.get("columns") or ())
         _check(all(isinstance(column, str) for column in columns), "columns must be names")
         if data["kind"] == "logits":
             _check("log_tail" in columns, "columns must include log_tail")
         optional: dict[str, Any] = {key: data.get(key) for key in ("teacher", "selection", "codec")}
         free: dict[str, Any] = {key: dict(data.get(key) or {}) for key in ("statistics", "software", "extra")}
-        return cls(data["kind"], block_size, vocab_size, tokenizer, splits, columns=columns, **optional, **free)
+        optional |= {"document_attention": attention, "columns": columns}
+        return cls(data["kind"], block_size, vocab_size, tokenizer, splits, **optional, **free)
 
 
 def _check(condition: bool, message: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pd_lightning.language_model import LanguageModel, load_causal_lm
-from pd_lightning.targets import Head, HiddenTargets
+from pd_lightning.targets import Form, Head, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 from pd_lightning.tokenizers import check_same_tokenizer
 
@@ -50,6 +50,11 @@ class FrozenTeacher(Teacher):
         return self._model
 
     @property
+    def form(self) -> Form:
+        """All ids, and all statistics."""
+        return Form("dense", vocab_size=None if self._model is None else self.shared_vocab_size or self.vocab_size)
+
+    @property
     def vocab_size(self) -> int | None:
         """Width of the teacher's logits, or None where the model does not tell."""
         return self.model.vocab_size
@@ -59,7 +64,8 @@ class FrozenTeacher(Teacher):
 
         Raises:
             FileNotFoundError: If there is no such model.
-            ValueError: If its vocabulary or tokenizer is not the student's, or its context is too short.
+            ValueError: If its vocabulary or tokenizer is not the student's, its context is too short, or it can't
+                keep to one document where it must.
         """
         if self._model is None:
             self._model = LanguageModel(self._load()).eval().requires_grad_(False)
@@ -67,35 +73,32 @@ class FrozenTeacher(Teacher):
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
-        vocab_size, context = self._model.vocab_size, self._model.context_length
-        if None not in (vocab_size, surroundings.vocab_size) and vocab_size != surroundings.vocab_size:
-            raise ValueError(
-                f"Teacher and student must share a vocabulary, got {vocab_size} and {surroundings.vocab_size} ids. "
-                f"Set model.student.init_args.config.vocab_size to {vocab_size}, or model.teacher.init_args.model to "
-                "a teacher that uses the student's tokenizer."
-            )
+        self.shared_vocab_size = surroundings.shared_vocab_size(self._model.vocab_size)
+        context = self._model.context_length
         if context and surroundings.block_size and surroundings.block_size > context:
             raise ValueError(
                 f"A block must fit into the teacher's context, got {surroundings.block_size} positions for "
                 f"{context}. Run `pd-lightning tokenize` with a block_size of at most {context}."
             )
+        if surroundings.document_attention == "isolated":
+            self._model.check_isolation("teacher")
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> HiddenTargets:
         """Run the model over a batch.
 
         Args:
-            batch: `input_ids`, int64 `[B, T]`.
+            batch: `input_ids`, int64 `[B, T]`, and `position_ids`, int64 `[B, T]`, where documents are isolated.
 
         Returns:
             Dense targets of N = B·T positions, from which log-probabilities are made as they are needed.
         """
         started = time.perf_counter()
-        input_ids = batch["input_ids"]
         device = next(self.model.parameters()).device
+        inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids") if name in batch}
         # The Trainer's autocast is for the student; the teacher computes in its own data type.
         with torch.autocast(device.type, enabled=False):
-            hidden = self.model.hidden(input_ids.to(device)).flatten(0, 1)
+            hidden = self.model.hidden(**inputs).flatten(0, 1)
         self.forward_seconds += time.perf_counter() - started
         return HiddenTargets(hidden, Head(self._head, vocab_size=self.vocab_size))
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pd_lightning.targets import SparseTargets
+from pd_lightning.targets import Form, SparseTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 
 _PREFIX = "teacher_"
@@ -11,6 +11,14 @@ _TARGETS = ("teacher_ids", "teacher_logprobs", "teacher_log_tail")
 
 class OfflineTeacher(Teacher):
     """Reads the targets that came with the batch, from a logit store."""
+
+    def __init__(self) -> None:
+        self._form = Form("bucket", statistics=None)
+
+    @property
+    def form(self) -> Form:
+        """The kept ids, with the probability of all others; the statistics are those that the store has."""
+        return self._form
 
     def setup(self, surroundings: Surroundings) -> None:
         """Check that the data are a logit store over the student's vocabulary.
@@ -24,13 +32,9 @@ class OfflineTeacher(Teacher):
                 "val_path where it is set, to a store that `pd-lightning record` wrote, or model.teacher to "
                 "pd_lightning.teachers.FrozenTeacher."
             )
-        stored, vocab_size = surroundings.data_vocab_size, surroundings.vocab_size
-        if None not in (stored, vocab_size) and stored != vocab_size:
-            raise ValueError(
-                f"Teacher and student must share a vocabulary, got {stored} ids in the store and {vocab_size} of the "
-                f"student. Set model.student.init_args.config.vocab_size to {stored}, or record logits with a teacher "
-                "that uses the student's tokenizer."
-            )
+        self.shared_vocab_size = surroundings.shared_vocab_size(surroundings.data_vocab_size)
+        columns = frozenset(surroundings.columns) if surroundings.data_kind == "logits" else None
+        self._form = Form("bucket", columns, self.shared_vocab_size or surroundings.data_vocab_size)
 
     def __call__(self, batch: Batch) -> SparseTargets:
         """Give the batch's stored targets.

@@ -38,7 +38,7 @@ def known():
 def make_folder(tmp_path):
     """Writes a data folder with the given number of blocks in each split; block b begins with id b."""
 
-    def make(name="blocks", kind="blocks", digest="sha256:0", **splits: int):
+    def make(name="blocks", kind="blocks", digest="sha256:0", attention="full", vocab_size=V, **splits: int):
         folder = tmp_path / name
         (folder / "tokenizer").mkdir(parents=True)
         (folder / "tokenizer" / "tokenizer.json").write_text("{}")
@@ -47,7 +47,7 @@ def make_folder(tmp_path):
                 numbers = range(chunk * 3, min(count, chunk * 3 + 3))
                 chunks.write_chunk(folder / split, chunk, [encode(number, kind) for number in numbers])
         sizes = {split: SplitInfo(count, count * T, 3) for split, count in splits.items()}
-        manifest = Manifest(kind, T, V, TokenizerInfo(digest, 0), sizes)
+        manifest = Manifest(kind, T, vocab_size, TokenizerInfo(digest, 0), sizes, attention)
         if kind == "logits":
             manifest.codec = codec_info("exact")
             manifest.columns = ("log_tail", "entropy")

@@ -61,6 +61,24 @@ def test_validation_from_another_folder(make_folder):
         TokenBlocks(str(path), val_path=str(stranger)).setup("fit")
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("full", "isolated"), ("isolated", "full")])
+def test_validation_with_another_document_attention(make_folder, ours, theirs):
+    path, other = make_folder(train=4, attention=ours), make_folder("other", val=5, attention=theirs)
+    message = rf"document_attention of data\.path, got .*other with {theirs} .* with {ours}\. .*attention {ours}\."
+    with pytest.raises(ValueError, match=message):
+        TokenBlocks(str(path), val_path=str(other)).setup("fit")
+
+
+def test_validation_on_targets_over_another_vocabulary(make_folder):
+    path, other = make_folder(kind="logits", train=4), make_folder("other", kind="logits", vocab_size=1024, val=5)
+    with pytest.raises(
+        ValueError, match=r"got .*other with 1024 ids and .*blocks with 1000\. Record it with the teacher"
+    ):
+        TokenBlocks(str(path), val_path=str(other)).setup("fit")
+    blocks = make_folder("padded", kind="blocks", train=4)
+    TokenBlocks(str(blocks), val_path=str(other)).setup("fit")  # whose targets nobody asks for
+
+
 @pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "val": 0}])
 def test_an_empty_validation_split_names_the_ways_out(make_folder, splits):
     path = make_folder(**splits)

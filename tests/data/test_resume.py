@@ -215,6 +215,20 @@ def test_other_data_is_refused(tmp_path, make_folder, change):
         run(tmp_path, path, ckpt=tmp_path / "c" / "batch=2", data=change)
 
 
+def test_another_document_attention_is_refused(tmp_path, make_folder):
+    run(tmp_path, make_folder(train=BLOCKS, val=2), [SaveAtBatch(tmp_path / "c")], max_steps=2)
+    checkpoint = tmp_path / "c" / "batch=2"
+    isolated = make_folder("isolated", attention="isolated", train=BLOCKS, val=2)
+    message = "checkpoint's, which had document_attention full, got document_attention isolated"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, isolated, ckpt=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    del state["TokenBlocks"]["document_attention"]
+    torch.save(state, checkpoint)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, isolated, ckpt=checkpoint)
+
+
 def test_a_checkpoint_can_be_validated_on_other_data(tmp_path, make_folder):
     run(tmp_path, make_folder(train=BLOCKS, val=2), [SaveAtBatch(tmp_path / "c")], max_steps=2)
     other = TokenBlocks(str(make_folder("other", train=4, val=5)))

@@ -67,7 +67,7 @@ def test_blocks_decode_to_the_documents(folder):
     assert tokenizer.eos_token == tokenizer.bos_token == tokenizer.pad_token == "<|endoftext|>"
     assert tokenizer.model_max_length == 16
     manifest = read_manifest(folder)
-    assert manifest.vocab_size == len(tokenizer) == 300
+    assert manifest.vocab_size == manifest.tokenizer.vocab_size == len(tokenizer) == 300
     documents = {"train": [], "val": []}
     for text in Words():
         documents["val" if is_validation(text, 0.2, 0) else "train"].append(text)
@@ -127,6 +127,27 @@ def test_a_finished_folder_is_kept(folder, capsys):
     with pytest.raises(ValueError, match=r"made with block_size 16 instead of 8\. .*--overwrite true"):
         tokenize(str(folder), Words(), **{**SETTINGS, "block_size": 8}, blocks_per_chunk=7)
     assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_document_attention_is_kept_in_the_manifest(folder, tmp_path):
+    tokenize(str(tmp_path / "b"), Words(), **SETTINGS, document_attention="isolated")
+    assert read_manifest(folder).document_attention == "full"
+    assert read_manifest(tmp_path / "b").document_attention == "isolated"
+    assert blocks_of(tmp_path / "b") == blocks_of(folder)
+    with pytest.raises(ValueError, match="made with document_attention 'isolated' instead of 'full'"):
+        tokenize(str(tmp_path / "b"), Words(), **SETTINGS)
+
+
+def test_a_folder_from_before_document_attention_is_finished_too(tmp_path, capsys):
+    tokenize(str(tmp_path), Words(), **SETTINGS)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["document_attention"], manifest["extra"]["settings"]["document_attention"]
+    path.write_text(json.dumps(manifest))
+    tokenize(str(tmp_path), Words(), **SETTINGS)
+    assert "nothing to do" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="made with document_attention 'full' instead of 'isolated'"):
+        tokenize(str(tmp_path), Words(), **SETTINGS, document_attention="isolated")
 
 
 def test_overwriting(tmp_path):
@@ -195,6 +216,7 @@ def test_errors_before_any_work(tmp_path, folder):
     fails("block_size must be at least 1, got 0", block_size=0)
     fails("vocab_size must be at least 257, got 256", vocab_size=256)
     fails("num_workers must be at least 1, got 0", num_workers=0)
+    fails("document_attention must be one of full, isolated, got 'none'", document_attention="none")
     fails("vocab_size must be left out where tokenizer is given", tokenizer=str(folder / "tokenizer"))
     with pytest.raises(FileNotFoundError, match=r"got 'missing\.txt'"):
         tokenize(str(tmp_path / "b"), TextFiles(["missing.txt"]))

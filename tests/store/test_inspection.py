@@ -37,7 +37,13 @@ def test_json_has_the_figures_of_a_store(data_folder, capsys, samples):
 def test_tables_show_sizes_and_say_how_many_blocks_were_sampled(data_folder, capsys):
     code, out = printed(capsys, str(data_folder("logits")))
     assert code == 0
-    for text in ("bytes per token", "tokenizer.digest", "Targets of train, from 7 of 7 blocks", "kept mass"):
+    for text in (
+        "bytes per token",
+        "tokenizer.digest",
+        "document_attention",
+        "Targets of train, from 7 of 7 blocks",
+        "kept mass",
+    ):
         assert text in out
 
 

@@ -21,8 +21,9 @@ def manifest():
         kind="logits",
         block_size=4,
         vocab_size=10,
-        tokenizer=TokenizerInfo("sha256:0", eos_token_id=3, pad_token_id=4),
+        tokenizer=TokenizerInfo("sha256:0", eos_token_id=3, pad_token_id=4, vocab_size=8),
         splits={"train": SplitInfo(5, 20, 2, {"documents": 9}), "val": SplitInfo(0, 0, 2)},
+        document_attention="isolated",
         teacher={"name": "t"},
         codec={"name": "planes-zstd", "version": 1, "values": "half"},
         columns=("log_tail", "entropy"),
@@ -82,12 +83,33 @@ def test_a_folder_without_data_is_told_apart_from_an_unfinished_one(tmp_path):
         ),
         ({"splits": None}, "damaged"),
         ({"tokenizer": {"digest": "d"}}, "eos_token_id"),
+        (
+            {"tokenizer": {"digest": "d", "eos_token_id": 3, "vocab_size": 0}},
+            "vocab_size must be a number of at least 1",
+        ),
+        ({"document_attention": "none"}, "document_attention must be one of full, isolated, got 'none'"),
         ({"kind": "logits"}, "columns must include log_tail"),
     ],
 )
 def test_a_bad_field_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         read_manifest(written(tmp_path, **changes))
+
+
+def test_older_manifests_have_full_attention_and_tell_the_tokenizers_size_of_blocks_alone(tmp_path):
+    """A store's vocabulary is its teacher's, which may be padded."""
+    path = written(tmp_path) / "manifest.json"
+    body = json.loads(path.read_text())
+    del body["document_attention"], body["tokenizer"]["vocab_size"]
+    path.write_text(json.dumps(body))
+    assert read_manifest(tmp_path).document_attention == "full"
+    assert read_manifest(tmp_path).tokenizer_vocab_size == 10
+    path.write_text(json.dumps({**body, "kind": "logits", "columns": ["log_tail"]}))
+    assert read_manifest(tmp_path).tokenizer_vocab_size is None
+
+
+def test_a_store_tells_the_tokenizers_size(manifest):
+    assert (manifest.vocab_size, manifest.tokenizer_vocab_size) == (10, 8)
 
 
 def test_broken_json_is_a_clear_error(tmp_path):
