@@ -10,25 +10,35 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
+from pd_lightning.context import Progress
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
 from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
 from pd_lightning.optimization import OptimizerCallable, default_optimizer, parameter_groups, scheduled
-from pd_lightning.schedules import WSD, Constant, Schedule, check_range
+from pd_lightning.schedules import WSD, Schedule, as_schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
-from pd_lightning.surroundings import check_same_tensors, check_trainer, look_around, student_defaults, tokenizer_dir
-from pd_lightning.targets import Targets
+from pd_lightning.surroundings import (
+    check_same_tensors,
+    check_trainer,
+    check_validation_interval,
+    look_around,
+    student_defaults,
+    tokenizer_dir,
+)
+from pd_lightning.targets import Kind, Targets
 from pd_lightning.teachers import NoTeacher, Teacher
-from pd_lightning.totals import Totals
+from pd_lightning.totals import Totals, rescale
 from pd_lightning.transforms import Transform
 from pd_lightning.version import __version__
+from pd_lightning.weightings import Weighting
 
 # A power of two, so that dividing by it and multiplying it back costs no bit.
 NOMINAL_TOKENS = 4096
@@ -45,8 +55,10 @@ class DistillationModule(pl.LightningModule):
             NoTeacher (the default) for plain pre-training.
         transforms: What is done to the teacher's targets before the loss, by name, in order.
         loss: Divergence between student and teacher; ForwardKL by default.
-        kd_weight: Share of the KD loss over the run, α of Peng et al., in [0, 1]; constant 0.9 by default.
-        lr: Learning rate over the run; WSD up to 6e-4 by default.
+        weighting: What is done to the weights of the two losses position by position, by name, in order.
+        kd_weight: Share of the KD loss over the run, α of Peng et al., in [0, 1]: a number or a schedule; 0.9 by
+            default.
+        lr: Learning rate over the run: a number or a schedule; WSD up to 6e-4 by default.
         optimizer: Makes the optimizer from parameter groups; AdamW (betas 0.9 and 0.95, weight decay 0.1 on matrices)
             by default. Its learning rate is the one of `lr`.
 
@@ -59,18 +71,21 @@ class DistillationModule(pl.LightningModule):
         teacher: Teacher | None = None,
         transforms: dict[str, Transform] | None = None,
         loss: Loss | None = None,
-        kd_weight: Schedule | None = None,
-        lr: Schedule | None = None,
+        weighting: dict[str, Weighting] | None = None,
+        kd_weight: Schedule | float | None = None,
+        lr: Schedule | float | None = None,
         optimizer: OptimizerCallable | None = None,
     ) -> None:
         super().__init__()
         self.recipe = student if isinstance(student, Student) else None
         self.student: LanguageModel | None = None if isinstance(student, Student) else LanguageModel(student)
         self.teacher = teacher or NoTeacher()
-        self.objective = Objective(loss, transforms)
-        self._has_kd_settings = bool(kd_weight or loss or transforms)
-        self.kd_weight = kd_weight or Constant(0.9)
-        self.lr = lr or WSD(6e-4)
+        self.objective = Objective(loss, transforms, weighting)
+        if self.teacher.form is not None:
+            self.objective.check(self.teacher.form)
+        self._has_kd_settings = kd_weight is not None or bool(loss or transforms)
+        self.kd_weight = as_schedule(0.9 if kd_weight is None else kd_weight)
+        self.lr = as_schedule(WSD(6e-4) if lr is None else lr)
         self.make_optimizer = optimizer or default_optimizer
         # NaN stays NaN. "disable" would say so too, but makes torchmetrics 1.9 forget the weights.
         self.lm_loss = MeanMetric(nan_strategy=math.nan)
@@ -82,6 +97,7 @@ class DistillationModule(pl.LightningModule):
         self._num_tokens: Tensor | int = 0
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._total_steps = 1
+        self._target_kind: Kind | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse what would go wrong without a word, and warn of settings that have no effect.
@@ -111,14 +127,15 @@ class DistillationModule(pl.LightningModule):
             if self.recipe is not None:
                 self.recipe.check(surroundings.tokenizer_dir)
             self.teacher.setup(surroundings)
+            self._fit_objective()
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Give the student's logits, float `[B, T, V]`, of token ids, int64 `[B, T]`."""
-        logits: Tensor = self._student(input_ids)
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Give the student's logits, float `[B, T, V]`, of token ids and maybe positions, int64 `[B, T]`."""
+        logits: Tensor = self._student(input_ids, position_ids)
         return logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Give the mixed loss of a micro-batch: its sum over a nominal number of tokens, see `_rescale`."""
+        """Give the mixed loss of a micro-batch: its sum over a nominal number of tokens, see `rescale`."""
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
@@ -139,7 +156,7 @@ class DistillationModule(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Give the log-probability of each label, float `[B, T]`, in nats; 0 where there is none."""
-        logits, labels = self(batch["input_ids"]), batch["labels"]
+        logits, labels = self(batch["input_ids"], batch.get("position_ids")), batch["labels"]
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
         return -losses.view_as(labels)
 
@@ -155,20 +172,18 @@ class DistillationModule(pl.LightningModule):
             raise ValueError(f"The run must take a step at least, got {total_steps}. Raise trainer.max_steps.")
         self._total_steps = int(total_steps)
         check_range(self.kd_weight, self._total_steps, 0.0, 1.0, "model.kd_weight")
+        for name, schedule in self.objective.schedules().items():
+            check_range(schedule, self._total_steps, 0.0, float("inf"), f"model.transforms.{name}", above=True)
         check_range(self.lr, self._total_steps, 0.0, float("inf"), "model.lr")
         optimizer = self.make_optimizer(parameter_groups(self._student))
         scheduler = scheduled(optimizer, self.lr, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Refuse checkpoints in the middle of an accumulation, which could not be gone on from exactly."""
-        accumulate, every = self.trainer.accumulate_grad_batches, self.trainer.val_check_batch
-        whole_epoch = every == self.trainer.num_training_batches
-        if isinstance(every, int) and every % accumulate and not whole_epoch:
-            raise ValueError(
-                f"Validation must come between optimizer steps, got val_check_interval {every} with "
-                f"accumulate_grad_batches {accumulate}. Set trainer.val_check_interval to a multiple of {accumulate}."
-            )
+        """Refuse checkpoints amid an accumulation, and say what is compared with what."""
+        check_validation_interval(self.trainer)
+        if self._target_kind is not None:
+            rank_zero_info(f"KD loss: {self.objective.describe(self._target_kind)}")
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of tokens a second."""
@@ -176,15 +191,15 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
-        processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
-        sequence = np.random.SeedSequence([self._seed, processed, self.global_rank])
+        sequence = np.random.SeedSequence(self._draw())
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn sums into means over the labelled positions of the whole step; log them."""
         means, num_tokens = self._totals.reduce(partial(self.trainer.strategy.reduce, reduce_op="sum"))
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self._rescale(gradients, num_tokens)
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        rescale(gradients, NOMINAL_TOKENS * parts, num_tokens)
         self._num_tokens = self._num_tokens + num_tokens
         self.log_dict({f"train/{name}": value for name, value in means.items() if name != "loss"})
         self.log("train/loss", means["loss"], prog_bar=True)
@@ -217,6 +232,7 @@ class DistillationModule(pl.LightningModule):
             "teacher_seconds": self.teacher_seconds,
             "student_config": self._student.config(),
             "teacher": self.teacher.describe(),
+            "targets": self._target_kind,
             "tokenizer": tokenizer_dir(self.trainer),
             "metrics": metrics,
         }
@@ -250,9 +266,25 @@ class DistillationModule(pl.LightningModule):
         assert self.student is not None, "configure_model comes first"
         return self.student
 
+    def _fit_objective(self) -> None:
+        """Check the objective against the targets of a teacher that is set up now."""
+        if self.teacher.shared_vocab_size is not None:
+            self.objective.share_vocabulary(self.teacher.shared_vocab_size)
+        if self.teacher.form is not None:
+            self._target_kind = self.objective.check(self.teacher.form).kind
+
+    def _draw(self) -> tuple[int, ...]:
+        """Numbers that no two micro-batches of a run share, and that are the same when it is resumed."""
+        if not self.trainer.training:
+            return (self._seed, self.global_step, self.global_rank)
+        processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
+        return (self._seed, processed, self.global_rank)
+
     def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float) -> Terms:
-        hidden = self._student.hidden(batch["input_ids"]).flatten(0, 1)
-        return self.objective(hidden, self._student.head, batch["labels"].flatten(), targets, kd_weight)
+        hidden = self._student.hidden(batch["input_ids"], batch.get("position_ids"))
+        progress = Progress(self.global_step, self._total_steps, self._draw())
+        documents = batch.get("document_ids")
+        return self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         terms = self._terms(batch, self.teacher(batch), 0.0)
@@ -264,15 +296,3 @@ class DistillationModule(pl.LightningModule):
     def _log_mean(self, name: str, mean: MeanMetric, total: Tensor, num_tokens: Tensor) -> None:
         mean.update(total / num_tokens.clamp(min=1), weight=num_tokens)
         self.log(name, mean, on_step=False, on_epoch=True, prog_bar=name == "val/lm_loss")
-
-    def _rescale(self, gradients: list[Tensor], num_tokens: Tensor) -> None:
-        """Give every labelled position of the step the same weight.
-
-        Lightning divides each micro-batch by the number of micro-batches, DDP and FSDP by the number of ranks, and
-        later counts are not known at the first backward: so it is sums that they divide, and the division by the
-        number of tokens comes here, before gradients are clipped.
-        """
-        factor = NOMINAL_TOKENS * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        scale = factor / num_tokens.clamp(min=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale)

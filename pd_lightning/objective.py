@@ -1,7 +1,7 @@
 """The objective of pre-training distillation: (1 - kd_weight) · LM loss + kd_weight · KD loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,11 +9,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pd_lightning.chunking import chunked_sums
+from pd_lightning.context import Context, Progress
 from pd_lightning.losses import ForwardKL, Loss
-from pd_lightning.targets import DenseTargets, Head, SparseTargets, Targets
-from pd_lightning.transforms import Transform
+from pd_lightning.position_statistics import FIGURES, position_statistics
+from pd_lightning.schedules import Schedule
+from pd_lightning.targets import Form, Head, Kind, Targets
+from pd_lightning.transforms import SharedVocabulary, Transform
+from pd_lightning.weightings import Positions, Weighting, Weights
 
 IGNORE_INDEX = -100
+_MEANING: dict[Kind, str] = {
+    "dense": "all ids",
+    "bucket": "the kept ids and one bucket for the tail",
+    "renormalized": "the kept ids, renormalized",
+    "none": "the kept ids, the tail forgotten",
+    "sampled": "sampled ids",
+}
+_ANY_TEACHER = (Form("dense"), Form("bucket", statistics=None))
 
 
 @dataclass
@@ -22,9 +34,10 @@ class Terms:
 
     Args:
         loss: The mixed loss, scalar, in nats; the only one with a graph.
-        lm_loss: The LM loss, scalar, in nats.
-        kd_loss: The KD loss, scalar, in nats; None without targets.
+        lm_loss: The LM loss, scalar, in nats; every labelled position counts alike.
+        kd_loss: The KD loss, scalar, in nats, likewise; None without targets.
         agreement: Positions where the student's most probable id is the teacher's, scalar; None without targets.
+        dropped_mass: Probability that the teacher gives to ids that the student lacks, scalar; None if it lacks none.
         num_tokens: Labelled positions, scalar.
     """
 
@@ -32,6 +45,7 @@ class Terms:
     lm_loss: Tensor
     kd_loss: Tensor | None
     agreement: Tensor | None
+    dropped_mass: Tensor | None
     num_tokens: Tensor
 
 
@@ -41,20 +55,78 @@ class Objective:
     Args:
         loss: Divergence between student and targets; forward KL by default.
         transforms: What is done to the targets first, by name, in order.
+        weighting: What is done to the weights of the two losses position by position, by name, in order.
 
     Raises:
-        ValueError: If two transforms contradict one another.
+        ValueError: If two transforms contradict one another, or there is no teacher that they and the loss could serve.
 
     Source: Peng et al. (arXiv 2410.16215), equation 1.
     """
 
-    def __init__(self, loss: Loss | None = None, transforms: Mapping[str, Transform] | None = None) -> None:
+    def __init__(
+        self,
+        loss: Loss | None = None,
+        transforms: Mapping[str, Transform] | None = None,
+        weighting: Mapping[str, Weighting] | None = None,
+    ) -> None:
         self.loss = loss or ForwardKL()
         self.transforms = dict(transforms or {})
-        before: list[Transform] = []
+        self.weighting = dict(weighting or {})
+        for name, one in self.weighting.items():
+            if unknown := one.needs - FIGURES:
+                raise ValueError(
+                    f"What a weighting needs must be among {', '.join(sorted(FIGURES))}, got "
+                    f"{', '.join(sorted(unknown))}. Correct `needs` of the class of model.weighting.{name}."
+                )
+        errors = []
+        for form in _ANY_TEACHER:
+            try:
+                self.check(form)
+            except ValueError as error:
+                errors.append(error)
+        if len(errors) == len(_ANY_TEACHER):
+            raise errors[0]
+
+    def check(self, form: Form) -> Form:
+        """Refuse transforms and a loss that cannot work with a teacher's targets.
+
+        Args:
+            form: Form of the teacher's targets.
+
+        Returns:
+            Form of the targets that the loss is given.
+
+        Raises:
+            ValueError: Naming the transform or the loss.
+        """
+        for name, weighting in self.weighting.items():
+            if "teacher_entropy" in weighting.needs:
+                form.require_statistic("entropy", f"model.weighting.{name}")
         for transform in self.transforms.values():
-            transform.check(before)
-            before.append(transform)
+            form = transform.form(form)
+        self.loss.check(form)
+        return form
+
+    def describe(self, kind: Kind) -> str:
+        """Say in a line what is compared with what.
+
+        Args:
+            kind: Kind of the targets that the loss is given.
+        """
+        treated = "".join(f", {name}" for name in self.transforms)
+        return f"{type(self.loss).__name__} over {_MEANING[kind]}{treated and f' (transforms{treated[1:]})'}"
+
+    def share_vocabulary(self, size: int) -> None:
+        """Leave out ids of `size` and above on both sides: padding, which teacher and student have more or less of."""
+        self.transforms = {"shared_vocabulary": SharedVocabulary(size), **self.transforms}
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Give the schedules of the transforms, each by the name of its transform and its setting, dotted."""
+        return {
+            f"{name}.{setting}": schedule
+            for name, transform in self.transforms.items()
+            for setting, schedule in transform.schedules().items()
+        }
 
     def __call__(
         self,
@@ -63,43 +135,92 @@ class Objective:
         labels: Tensor,
         targets: Targets | None = None,
         kd_weight: float = 0.0,
+        progress: Progress | None = None,
+        document_ids: Tensor | None = None,
     ) -> Terms:
         """Sum the losses over all labelled positions.
 
         Args:
-            hidden: The student's last hidden states, float `[N, D]`.
+            hidden: The student's last hidden states, float `[B, T, D]`.
             head: The student's head, from hidden states to logits.
-            labels: The next token of each position, int64 `[N]`; -100 where there is none.
-            targets: The teacher's targets of the same positions, or None for the LM loss alone.
+            labels: The next token of each position, int64 `[B, T]`; -100 where there is none.
+            targets: The teacher's targets of the same B·T positions, or None for the LM loss alone.
             kd_weight: Share of the KD loss, α of Peng et al., in [0, 1]; without effect where targets is None.
+            progress: How far the run has come, for schedules and random draws.
+            document_ids: Which document each of a block's tokens belongs to, int64 `[B, T+1]`, for weightings.
 
         Returns:
             Sums in nats, to be divided by the number of labelled positions of the whole optimizer step.
         """
-        sums = chunked_sums(partial(self._sums, head, labels, targets, kd_weight), hidden, head)
-        loss, lm, kd, agreement, num_tokens = sums
+        rows = hidden.flatten(0, 1)
         if targets is None:
-            return Terms(loss, lm, None, None, num_tokens)
-        return Terms(loss, lm, kd, agreement, num_tokens)
+            kd_weight = 0.0
+        weights = self._weights(rows, head, labels, targets, kd_weight, document_ids)
+        compute = partial(self._sums, head, labels.flatten(), targets, weights, progress or Progress())
+        loss, lm, num_tokens, kd, agreement, dropped = chunked_sums(compute, rows, head)
+        if targets is None:
+            return Terms(loss, lm, None, None, None, num_tokens)
+        drops = any(isinstance(transform, SharedVocabulary) for transform in self.transforms.values())
+        return Terms(loss, lm, kd, agreement, dropped if drops else None, num_tokens)
 
     def _sums(
-        self, head: Head, labels: Tensor, targets: Targets | None, kd_weight: float, hidden: Tensor, rows: slice
+        self,
+        head: Head,
+        labels: Tensor,
+        targets: Targets | None,
+        weights: Weights,
+        progress: Progress,
+        hidden: Tensor,
+        rows: slice,
     ) -> tuple[Tensor, ...]:
-        """Sum loss, LM loss, KD loss, agreement and labelled positions over the rows whose hidden states are given."""
+        """Sum what `Terms` holds over the rows whose hidden states are given."""
         logits, labels = head(hidden), labels[rows]
         counted = labels != IGNORE_INDEX
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        lm = F.cross_entropy(logits.to(dtype), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        lm = F.cross_entropy(logits.to(dtype), labels, ignore_index=IGNORE_INDEX, reduction="none")
+        mixed = (weights.lm[rows] * lm).sum()
+        lm = lm.detach().sum()
         if targets is None:
-            return lm, lm.detach(), torch.zeros_like(lm), torch.zeros_like(lm), counted.sum()
+            zero = torch.zeros_like(lm)
+            return mixed, lm, counted.sum(), zero, zero, zero
         said = targets.rows(rows)
         agreement = ((logits.detach().argmax(dim=-1) == said.top1()) & counted).sum()
-        # Masked by where, not by indexing: the number of labelled positions would be a device sync.
-        kd = torch.where(counted, self.loss(logits, self._transformed(said)), 0.0).sum()
-        mixed = (1.0 - kd_weight) * lm + kd_weight * kd
-        return mixed, lm.detach(), kd.detach(), agreement, counted.sum()
-
-    def _transformed(self, targets: SparseTargets | DenseTargets) -> SparseTargets | DenseTargets:
+        # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
+        ctx = Context(logits, labels, replace(progress, draw=(*progress.draw, rows.start or 0)))
         for transform in self.transforms.values():
-            targets = transform.teacher(targets)
-        return targets
+            ctx = replace(ctx, student_logits=transform.student(ctx.student_logits, ctx))
+            said = transform.teacher(said, ctx)
+        kd = self.loss(ctx.student_logits, said)
+        if said.weight is not None:
+            kd = kd * said.weight
+        # Masked by where, not by indexing: the number of labelled positions would be a device sync.
+        kd = torch.where(counted, kd, 0.0)
+        mixed = mixed + (weights.kd[rows] * kd).sum()
+        dropped = torch.zeros_like(lm) if said.dropped is None else torch.where(counted, said.dropped, 0.0).sum()
+        return mixed, lm, counted.sum(), kd.detach().sum(), agreement, dropped
+
+    @torch.no_grad()
+    def _weights(
+        self,
+        hidden: Tensor,
+        head: Head,
+        labels: Tensor,
+        targets: Targets | None,
+        kd_weight: float,
+        document_ids: Tensor | None,
+    ) -> Weights:
+        """Give the weights of the two losses at each of the B·T positions, float `[N]` each."""
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        lm = torch.full(labels.shape, 1.0 - kd_weight, dtype=dtype, device=hidden.device)
+        weights = Weights(lm, torch.full_like(lm, kd_weight))
+        acting = [w for w in self.weighting.values() if targets is not None or not w.needs]
+        needs = frozenset().union(*(w.needs for w in acting))
+        statistics = {}
+        if needs:
+            assert targets is not None, "what needs figures does not act without targets"
+            statistics = position_statistics(needs, hidden, head, labels.flatten(), targets)
+        shaped = {name: values.view(labels.shape) for name, values in statistics.items()}
+        positions = Positions(labels != IGNORE_INDEX, document_ids, shaped)
+        for weighting in acting:
+            weights = weighting(weights, positions)
+        return Weights(weights.lm.flatten(), weights.kd.flatten())

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pd_lightning.targets import Head, SparseTargets
+from pd_lightning.targets import STATISTICS, Head, SparseTargets
 from pd_lightning.transforms.top_pk import cut
 
-COLUMNS = ("log_z", "mean", "std", "entropy", "label_logprob")
+COLUMNS = STATISTICS
 # On a CPU small buffers are used again and again, where fresh large ones cost a page fault every 4 kB; a GPU wants
 # large ones.
 _CHUNK_BYTES = {"cpu": 4 * 2**20}
@@ -78,7 +78,9 @@ class Selection:
             "entropy": log_z - _expected(logits, log_z),
             "label_logprob": label_logits - log_z,
         }
-        return cut(SparseTargets(ids, values - log_z.unsqueeze(-1), statistics=statistics), self.p, self.min_k)
+        return cut(
+            SparseTargets(ids, values - log_z.unsqueeze(-1), kind="none", statistics=statistics), self.p, self.min_k
+        )
 
 
 def _expected(logits: Tensor, log_z: Tensor) -> Tensor:

@@ -1,11 +1,19 @@
 """What a teacher says of each position: the one currency between teachers, transforms and losses."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+# What is known of the ids that are not kept. `dense`: all are kept. `bucket`: their probability together.
+# `renormalized`: they are held to be impossible. `none`: nothing. `sampled`: what is kept estimates all of them.
+Kind = Literal["dense", "bucket", "renormalized", "none", "sampled"]
+# Figures of a position over the teacher's whole vocabulary, that a logit store keeps. `mean` is that of the
+# log-probabilities: the mean logit minus log Z.
+STATISTICS = ("log_z", "mean", "std", "entropy", "label_logprob")
+AnyTemperature = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,52 @@ class Head:
         return self.project(hidden)
 
 
+@dataclass(frozen=True)
+class Form:
+    """What is known of targets before there are any: transforms and losses are checked against it at set-up.
+
+    Args:
+        kind: What is known of the ids that are not kept.
+        statistics: Names of the teacher's figures that come with the targets; None where that is not known yet.
+        vocab_size: V, or None where it is not known yet.
+        has_logits: Whether log-probabilities plus log Z still are logits of the teacher, changed by no mixing.
+        divided_by: Name of the transform that already set a temperature of its own, if one did.
+        tempered: Whether a temperature was set.
+        standardized: Whether a loss on logits shall compare them less their mean.
+    """
+
+    kind: Kind
+    statistics: frozenset[str] | None = frozenset(STATISTICS)
+    vocab_size: int | None = None
+    tempered: bool = False
+    has_logits: bool = True
+    divided_by: str | None = None
+    standardized: bool = False
+
+    def require_kind(self, kinds: Iterable[Kind], who: str, instead: str) -> None:
+        """Refuse targets of a kind that `who` cannot work with.
+
+        Raises:
+            ValueError: Naming who, the kind, and what to use instead.
+        """
+        kinds = tuple(kinds)
+        if self.kind not in kinds:
+            raise ValueError(f"{who} must have {_listed(kinds)} targets, got {self.kind} ones. {instead}")
+
+    def require_statistic(self, name: str, who: str) -> None:
+        """Refuse a store that lacks a figure; dense targets have them all.
+
+        Raises:
+            ValueError: Naming who and the figure.
+        """
+        if self.kind != "dense" and self.statistics is not None and name not in self.statistics:
+            raise ValueError(
+                f"{who} must have the teacher's {name} at each position, got a store with "
+                f"{', '.join(sorted(self.statistics)) or 'none'}. Record the logits again with that column, or leave "
+                "out Clip, after which it is not known."
+            )
+
+
 class Targets(Protocol):
     """Targets of N positions; `rows` gives those of a slice of them, ready for transforms and losses."""
 
@@ -37,66 +91,137 @@ class Targets(Protocol):
         ...
 
 
+@dataclass(kw_only=True)
+class _Treatment:
+    """What transforms ask of the loss.
+
+    Args:
+        temperature: What the teacher's log-probabilities are still to be divided by before they are compared: a
+            number, or one of each position, float `[N]`.
+        student_temperature: The same for the student's logits; None for the teacher's.
+        compensation: What a loss with `temperature_squared` is multiplied by, since gradients shrink as
+            1/temperature²: a number, or one of each position, float `[N]`.
+        weight: Factor of each position's loss, float `[N]`; None for 1.
+        standardized: Whether a loss on logits shall compare them less their mean.
+        dropped: Probability that the teacher gives to ids that the student lacks, float `[N]`; None for 0.
+        statistics: The teacher's figures for each position over its whole vocabulary, float `[N]` each.
+        origin: The dense targets that these were made of by truncation or smoothing, for figures not among
+            `statistics`; None where there are none.
+    """
+
+    temperature: AnyTemperature = 1.0
+    student_temperature: AnyTemperature | None = None
+    compensation: AnyTemperature = 1.0
+    weight: Tensor | None = None
+    standardized: bool = False
+    dropped: Tensor | None = None
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    origin: "DenseTargets | None" = None
+
+
 @dataclass
-class SparseTargets:
+class SparseTargets(_Treatment):
     """The teacher's log-probabilities of a few ids at each position.
 
     Args:
         ids: Token ids, int64 `[N, K]`. An unused slot repeats an id of its row.
         logprobs: Their log-probabilities in nats, float `[N, K]`; -inf in unused slots.
-        log_tail: Log of the probability of all other ids together, float `[N]`. None where nothing is known or
-            wanted of them: the kept probabilities stand alone then.
-        temperature: What log-probabilities are still to be divided by, on both sides, before they are compared.
-        statistics: The teacher's figures for each position over its whole vocabulary, float `[N]` each.
+        log_tail: Log of the probability of all other ids together, float `[N]`, where `kind` is `bucket`; else None.
+        kind: What is known of the other ids.
     """
 
     ids: Tensor
     logprobs: Tensor
     log_tail: Tensor | None = None
-    temperature: float = 1.0
-    statistics: dict[str, Tensor] = field(default_factory=dict)
+    kind: Kind = "bucket"
+
+    def __post_init__(self) -> None:
+        assert (self.log_tail is not None) == (self.kind == "bucket"), f"{self.kind} targets and their tail"
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def rows(self, rows: slice) -> "SparseTargets":
         """Give the targets of a slice of positions; the tensors are views."""
-        return replace(
-            self,
-            ids=self.ids[rows],
-            logprobs=self.logprobs[rows],
-            log_tail=None if self.log_tail is None else self.log_tail[rows],
-            statistics={name: values[rows] for name, values in self.statistics.items()},
-        )
+        return _sliced(self, rows)
 
     def top1(self) -> Tensor:
         """Give the most probable id of each position, int64 `[N]`."""
         best = self.logprobs.argmax(dim=-1, keepdim=True)
         return self.ids.gather(-1, best).squeeze(-1)
 
+    def spread(self, vocab_size: int) -> "DenseTargets":
+        """Spread the tail evenly over all V ids that are not kept; the rest of the targets goes along."""
+        assert self.log_tail is not None
+        empty = self.logprobs.new_full((len(self), vocab_size), -torch.inf)
+        kept = empty.scatter_reduce(-1, self.ids, self.logprobs, "amax")  # an unused slot repeats a kept id
+        others = (kept == -torch.inf).sum(dim=-1).clamp(min=1)
+        each = (self.log_tail - others.to(self.log_tail).log()).unsqueeze(-1)
+        return DenseTargets(torch.where(kept > -torch.inf, kept, each), **_treatment(self))
+
+    def statistic(self, name: str, labels: Tensor | None = None) -> Tensor:
+        """Give one of `STATISTICS` for each position, float `[N]`.
+
+        Raises:
+            ValueError: If the targets came without it.
+        """
+        if name in self.statistics:
+            return self.statistics[name]
+        if self.origin is None:
+            Form(self.kind, frozenset(self.statistics)).require_statistic(name, "These transforms")
+        assert self.origin is not None
+        return self.origin.statistic(name, labels)
+
+    def knows(self, name: str) -> bool:
+        """Tell whether `statistic` has a figure."""
+        return name in self.statistics or self.origin is not None
+
 
 @dataclass
-class DenseTargets:
+class DenseTargets(_Treatment):
     """The teacher's log-probabilities over the whole vocabulary.
 
     Args:
         logprobs: Log-probabilities in nats at temperature 1, float `[N, V]`.
-        temperature: What they are still to be divided by, on both sides, before they are compared.
     """
 
     logprobs: Tensor
-    temperature: float = 1.0
+
+    kind: Kind = field(default="dense", init=False)
 
     def __len__(self) -> int:
         return self.logprobs.shape[0]
 
     def rows(self, rows: slice) -> "DenseTargets":
         """Give the targets of a slice of positions; the tensor is a view."""
-        return replace(self, logprobs=self.logprobs[rows])
+        return _sliced(self, rows)
 
     def top1(self) -> Tensor:
         """Give the most probable id of each position, int64 `[N]`."""
         return self.logprobs.argmax(dim=-1)
+
+    def keep(self, ids: Tensor, logprobs: Tensor) -> SparseTargets:
+        """Keep a few ids, int64 `[N, K]`, with their log-probabilities, float `[N, K]`; the others are not known."""
+        return SparseTargets(ids, logprobs, kind="none", **{**_treatment(self), "origin": self.source})
+
+    @property
+    def source(self) -> "DenseTargets":
+        """The targets that `statistic` computes figures of: these, or those that they were made of."""
+        return self if self.origin is None else self.origin
+
+    def statistic(self, name: str, labels: Tensor | None = None) -> Tensor:
+        """Give one of `STATISTICS` for each position, float `[N]`; `label_logprob` asks for the labels, int64 `[N]`."""
+        if name in self.statistics:
+            return self.statistics[name]
+        if self.origin is not None:
+            return self.origin.statistic(name, labels)
+        if name == "label_logprob":
+            assert labels is not None
+            return self.logprobs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        assert name in ("mean", "std", "entropy"), f"{name} is not to be had from log-probabilities"
+        if name == "entropy":
+            return -torch.where(self.logprobs > -torch.inf, self.logprobs.exp() * self.logprobs, 0.0).sum(dim=-1)
+        return self.logprobs.mean(dim=-1) if name == "mean" else self.logprobs.std(dim=-1, correction=0)
 
 
 @dataclass
@@ -118,5 +243,30 @@ class HiddenTargets:
     def rows(self, rows: slice) -> DenseTargets:
         """Make the dense targets of a slice of positions, so that no `[N, V]` tensor need exist."""
         logits = self.head(self.hidden[rows])
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        return DenseTargets(logits.log_softmax(dim=-1, dtype=dtype))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # Not logits less log Z: where both are large, their difference is off by more than float32 can tell.
+        return DenseTargets(logits.log_softmax(dim=-1), statistics={"log_z": logits.logsumexp(dim=-1)})
+
+
+_T = TypeVar("_T", SparseTargets, DenseTargets)
+
+
+def _sliced(targets: _T, rows: slice) -> _T:
+    values = {f.name: getattr(targets, f.name) for f in fields(targets) if f.init}
+    return replace(targets, **{name: _part(value, rows) for name, value in values.items()})
+
+
+def _treatment(targets: _Treatment) -> dict[str, Any]:
+    return {f.name: getattr(targets, f.name) for f in fields(_Treatment)}
+
+
+def _part(value: Any, rows: slice) -> Any:
+    if isinstance(value, dict):
+        return {name: part[rows] for name, part in value.items()}
+    if isinstance(value, DenseTargets):
+        return value.rows(rows)
+    return value[rows] if isinstance(value, Tensor) else value
+
+
+def _listed(kinds: tuple[Kind, ...]) -> str:
+    return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"

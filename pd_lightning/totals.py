@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pd_lightning.objective import Terms
 
-_NAMES = ("loss", "lm_loss", "kd_loss", "top1_agreement")
+_NAMES = ("loss", "lm_loss", "kd_loss", "top1_agreement", "dropped_mass")
 
 
 class Totals:
@@ -16,16 +16,25 @@ class Totals:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
         self._has_targets = False
+        self._drops = False
 
     def add(self, terms: Terms) -> None:
         """Add the terms of a micro-batch."""
         zero = torch.zeros_like(terms.lm_loss)
-        values = [terms.loss.detach(), terms.lm_loss, terms.kd_loss, terms.agreement, terms.num_tokens]
+        values = [
+            terms.loss.detach(),
+            terms.lm_loss,
+            terms.kd_loss,
+            terms.agreement,
+            terms.dropped_mass,
+            terms.num_tokens,
+        ]
         # A step of 1e8 tokens has more digits than float32 keeps; MPS has no float64.
         dtype = torch.float32 if zero.device.type == "mps" else torch.float64
         sums = torch.stack([(zero if value is None else value).to(dtype) for value in values])
         self._sums = sums if self._sums is None else self._sums + sums
         self._has_targets |= terms.kd_loss is not None
+        self._drops |= terms.dropped_mass is not None
 
     def reduce(self, reduce: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Sum over ranks, and start anew.
@@ -40,6 +49,23 @@ class Totals:
         sums = reduce(self._sums)
         num_tokens = sums[-1]
         means = sums[:-1] / num_tokens.clamp(min=1.0)
-        names = _NAMES if self._has_targets else _NAMES[:2]
-        self._sums, self._has_targets = None, False
+        names = _NAMES[: 5 if self._drops else 4 if self._has_targets else 2]
+        self._sums, self._has_targets, self._drops = None, False, False
         return {name: means[index].float() for index, name in enumerate(names)}, num_tokens
+
+
+def rescale(gradients: list[Tensor], divided_by: int, num_tokens: Tensor) -> None:
+    """Give every labelled position of an optimizer step the same weight.
+
+    Lightning divides each micro-batch by the number of micro-batches, DDP and FSDP by the number of ranks, and later
+    counts are not known at the first backward: so it is sums that they divide, and the division by the number of
+    tokens comes here, before gradients are clipped.
+
+    Args:
+        gradients: The gradients, changed in place.
+        divided_by: What the sums were divided by: nominal tokens × micro-batches × ranks.
+        num_tokens: Labelled positions of the whole step, scalar.
+    """
+    scale = divided_by / num_tokens.clamp(min=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)

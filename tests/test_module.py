@@ -16,12 +16,13 @@ from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import ForwardKL
 from pd_lightning.module import DistillationModule
-from pd_lightning.schedules import WSD, Constant, Linear
+from pd_lightning.schedules import WSD, Constant, Linear, OneMinus, Part, Periodic, Piecewise
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.students import HFStudent
 from pd_lightning.surroundings import check_trainer
-from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Teacher
-from pd_lightning.transforms import TopPK
+from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings, Teacher
+from pd_lightning.transforms import SampleTokens, Temperature, TopPK
+from pd_lightning.weightings import MaskDocumentStarts, TeacherEntropy
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +207,55 @@ def test_the_learning_rate_is_the_schedules(student: HFStudent, blocks: Path) ->
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.25])
 
 
+def padded(teacher_dir: Path, folder: Path) -> Path:
+    """The teacher with 20 ids more than the tokenizer has, of which it is fond."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(teacher_dir)
+    head = model.get_output_embeddings().weight.detach()
+    model.resize_token_embeddings(320, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[300:] = head[:20]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("student_size", [300, 310, 330])
+def test_padding_of_a_vocabulary_is_left_out(
+    tiny: Any, blocks: Path, teacher_dir: Path, tmp_path: Path, online: bool, student_size: int
+) -> None:
+    """Against both distributions cut to the shared ids by hand."""
+    from pd_lightning.record import Recorder
+    from pd_lightning.selection import Selection
+    from pd_lightning.trainer import PDTrainer
+
+    wide = padded(teacher_dir, tmp_path / "teacher")
+    data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=8)
+    if not online:
+        recorder = Recorder(FrozenTeacher(str(wide)), str(tmp_path / "store"), Selection(1.0, 320), "exact")
+        PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False).record(recorder, data)
+        data = TokenBlocks(str(tmp_path / "store"), batch_size=4)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    student = HFStudent(config={**tiny.config, "initializer_range": 0.2, "vocab_size": student_size})
+    module = Watched(student, FrozenTeacher(str(wide)) if online else OfflineTeacher(), kd_weight=Constant(1.0))
+    one_step(module, data)
+    shared = min(320, student_size)
+    teacher = FrozenTeacher(str(wide))
+    teacher.setup(Surroundings(torch.device("cpu")))
+    probs = teacher(batch).rows(slice(None)).logprobs.double().exp()
+    p = probs[:, :shared] / probs[:, :shared].sum(-1, keepdim=True)
+    torch.manual_seed(3)
+    model = student.build({})
+    log_q = model(batch["input_ids"]).flatten(0, 1)[:, :shared].double().log_softmax(-1)
+    assert module.loss("kd_loss") == pytest.approx(float((p * (p.log() - log_q)).sum(-1).mean().detach()), rel=1e-5)
+    dropped = float(probs[:, shared:].sum(-1).mean())
+    assert dropped > 1e-3 or shared == 320
+    assert module.loss("dropped_mass") == pytest.approx(dropped, rel=1e-4, abs=1e-6)
+
+
 class Dropout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -243,6 +293,34 @@ def test_a_resumed_run_is_the_run(
     states = [module.trainer.optimizers[0].state_dict()["state"] for module in (whole, resumed)]
     assert all(torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i])
     assert int(whole._num_tokens) == int(resumed._num_tokens)
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_schedules_and_random_draws_go_on_where_they_were(
+    student: HFStudent, blocks: Path, teacher_dir: Path, tmp_path: Path, draws: bool
+) -> None:
+    """Temperature, KD weight and learning rate by schedule; targets drawn anew at each step; documents masked."""
+
+    def run(folder: Path, ckpt_path: str | None = None) -> DistillationModule:
+        pl.seed_everything(11)
+        warm = {"warm": Temperature(Piecewise({"hot": Part(Linear(4.0, 2.0), 0.5), "cold": Part(Constant(1.0))}))}
+        module = DistillationModule(
+            student,
+            FrozenTeacher(str(teacher_dir)),
+            {"sample": SampleTokens(20)} if draws else warm,
+            weighting={"starts": MaskDocumentStarts(), "surest": TeacherEntropy(0.2)},
+            kd_weight=Periodic(0.2, 0.8, 4),
+            lr=OneMinus(Linear(0.99, 1.0)),
+        )
+        data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=16, seed=2)
+        keep = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer(folder, max_steps=7, callbacks=[keep]).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module
+
+    whole = run(tmp_path / "whole")
+    resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "step=3.ckpt"))
+    for (name, one), (_, other) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_the_teacher_is_in_no_checkpoint_and_no_optimizer(

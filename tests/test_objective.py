@@ -3,9 +3,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pd_lightning import losses
+from pd_lightning.context import Progress
+from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.targets import DenseTargets, Head, HiddenTargets
-from pd_lightning.transforms import Temperature, TopPK
+from pd_lightning.transforms import SampleTokens, Temperature, TopPK, Transform
+from pd_lightning.weightings import Weights
 
 N, D, V = 7, 5, 11
 
@@ -28,7 +32,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, DenseTargets]:
 
 def test_mixes_the_two_losses_over_labelled_positions(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
     hidden, weight, labels, targets = problem
-    terms = Objective()(hidden, head(weight), labels, targets, 0.3)
+    terms = Objective()(hidden[None], head(weight), labels[None], targets, 0.3)
     counted = labels != -100
     log_q = (hidden @ weight.T).log_softmax(-1)[counted]
     log_p = targets.logprobs[counted]
@@ -41,22 +45,91 @@ def test_mixes_the_two_losses_over_labelled_positions(problem: tuple[Tensor, Ten
     assert terms.agreement == (log_q.argmax(-1) == log_p.argmax(-1)).sum()
 
 
-@pytest.mark.parametrize("tail", ["bucket", "renormalize", "none"])
-def test_gradcheck_of_the_mixed_loss(problem: tuple[Tensor, Tensor, Tensor, DenseTargets], tail: str) -> None:
-    hidden, weight, labels, targets = problem
+WHOLE = ["dense", "bucket", "renormalize", "uniform"]
+LOSSES: list[tuple[Loss, list[str]]] = [
+    (losses.ForwardKL(), [*WHOLE, "none", "sampled"]),
+    (losses.SoftCrossEntropy(), [*WHOLE, "none", "sampled"]),
+    (losses.ReverseKL(), ["dense", "bucket", "uniform"]),
+    (losses.JensenShannon(0.3), WHOLE),
+    (losses.SkewedForwardKL(), WHOLE),
+    (losses.SkewedReverseKL(), WHOLE),
+    (losses.TotalVariation(), WHOLE),
+    (losses.MeanSquaredError(), WHOLE),
+    (losses.MeanSquaredError("logits"), ["dense", "bucket", "none"]),
+    (losses.DecoupledTopK(), ["bucket"]),
+    (losses.TailAware(2, 1.5), ["dense", "uniform"]),
+    (losses.WeightedSum({"kl": losses.ForwardKL(), "tv": losses.TotalVariation()}, {"tv": 0.5}), WHOLE),
+]
+
+
+def of_every_loss(tails: list[str]) -> pytest.MarkDecorator:
+    pairs = [(loss, tail) for loss, allowed in LOSSES for tail in allowed if tail in tails]
+    return pytest.mark.parametrize(("loss", "tail"), pairs, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
+
+
+def objective_with(loss: Loss, tail: str, k: int = 2, tau: float = 2.0) -> Objective:
+    """An objective that keeps the k most probable ids, and tempers what can be tempered."""
+    if tail == "sampled":
+        return Objective(loss, {"sample": SampleTokens(4)})
+    cut: dict[str, Transform] = {} if tail == "dense" else {"cut": TopPK(k=k, tail=tail)}  # type: ignore[arg-type]
+    return Objective(loss, cut if tail == "none" else {**cut, "temperature": Temperature(tau)})
+
+
+@pytest.fixture
+def small() -> tuple[Tensor, Tensor, Tensor, DenseTargets]:
+    """The same with three positions, the second of them without a label, and five ids."""
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = 2 * torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    log_z = teacher.logsumexp(-1)
+    targets = DenseTargets(teacher - log_z[:, None], statistics={"log_z": log_z})
+    return hidden, weight, torch.tensor([4, -100, 0]), targets
+
+
+@of_every_loss([*WHOLE, "none", "sampled"])
+def test_gradcheck_of_the_mixed_loss(small: tuple[Tensor, Tensor, Tensor, DenseTargets], loss: Loss, tail: str) -> None:
+    hidden, weight, labels, targets = small
+    objective = objective_with(loss, tail)
+
+    def mixed(hidden: Tensor, weight: Tensor) -> Tensor:
+        return objective(hidden[None], head(weight), labels[None], targets, 0.6).loss
+
+    assert torch.autograd.gradcheck(mixed, (hidden, weight))
+
+
+@of_every_loss(["bucket", "renormalize", "uniform", "none"])
+def test_a_truncation_that_keeps_all_ids_changes_nothing(
+    small: tuple[Tensor, Tensor, Tensor, DenseTargets], loss: Loss, tail: str
+) -> None:
+    hidden, weight, labels, targets = small
     tau = 1.0 if tail == "none" else 2.0
-    cut = TopPK(0.8, 4, tail=tail)  # type: ignore[arg-type]
-    objective = Objective(transforms={"cut": cut, "temperature": Temperature(tau)})
+    dense = losses.ForwardKL() if isinstance(loss, losses.DecoupledTopK) else loss
+    results = []
+    for objective in (objective_with(loss, tail, k=5, tau=tau), objective_with(dense, "dense", tau=tau)):
+        terms = objective(hidden[None], head(weight), labels[None], targets, 0.6)
+        results.append((terms.kd_loss, *torch.autograd.grad(terms.loss, (hidden, weight))))
+    torch.testing.assert_close(*results)
 
-    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
-        return objective(hidden, head(weight), labels, targets, 0.6).loss
 
-    assert torch.autograd.gradcheck(loss, (hidden, weight))
+@of_every_loss([*WHOLE, "none", "sampled"])
+def test_all_positions_masked_give_a_zero_that_back_propagates(
+    small: tuple[Tensor, Tensor, Tensor, DenseTargets], loss: Loss, tail: str
+) -> None:
+    hidden, weight, labels, targets = small
+    objective = objective_with(loss, tail)
+    terms = objective(hidden[None], head(weight), torch.full_like(labels, -100)[None], targets, 0.5)
+    terms.loss.backward()
+    assert terms.loss == 0
+    assert terms.num_tokens == 0
+    for gradient in (hidden.grad, weight.grad):
+        assert gradient is not None
+        assert not gradient.any()
 
 
 def test_only_the_loss_has_a_graph(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
     hidden, weight, labels, targets = problem
-    terms = Objective()(hidden, head(weight), labels, targets, 0.3)
+    terms = Objective()(hidden[None], head(weight), labels[None], targets, 0.3)
     others = (terms.lm_loss, terms.kd_loss, terms.agreement, terms.num_tokens)
     assert terms.loss.requires_grad
     assert not any(value is not None and value.requires_grad for value in others)
@@ -64,23 +137,10 @@ def test_only_the_loss_has_a_graph(problem: tuple[Tensor, Tensor, Tensor, DenseT
 
 def test_without_targets_it_is_the_lm_loss(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
     hidden, weight, labels, _ = problem
-    terms = Objective()(hidden, head(weight), labels, None, 0.9)
+    terms = Objective()(hidden[None], head(weight), labels[None], None, 0.9)
     torch.testing.assert_close(terms.loss.detach(), terms.lm_loss)
     assert terms.kd_loss is None
     assert terms.agreement is None
-
-
-def test_all_positions_masked_give_a_zero_that_back_propagates(
-    problem: tuple[Tensor, Tensor, Tensor, DenseTargets],
-) -> None:
-    hidden, weight, _, targets = problem
-    labels = torch.full((N,), -100)
-    terms = Objective(transforms={"cut": TopPK(0.8)})(hidden, head(weight), labels, targets, 0.5)
-    terms.loss.backward()
-    assert terms.loss == 0
-    assert terms.num_tokens == 0
-    assert hidden.grad is not None
-    assert torch.equal(hidden.grad, torch.zeros(N, D, dtype=torch.float64))
 
 
 def test_hidden_targets_are_the_teachers_distribution(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
@@ -97,13 +157,14 @@ def test_chunked_equals_plain(
 ) -> None:
     hidden, weight, labels, targets = problem
     objective = Objective(transforms={"cut": TopPK(0.8, 4)})
-    plain = objective._sums(head(weight), labels, targets, 0.6, hidden, slice(None))
+    weights = Weights(torch.full((N,), 0.4), torch.full((N,), 0.6))
+    plain = objective._sums(head(weight), labels, targets, weights, Progress(), hidden, slice(None))
     expected = torch.autograd.grad(2.0 * plain[0], (hidden, weight))
     monkeypatch.setattr("pd_lightning.chunking.rows_per_chunk", lambda *args: size)
-    terms = objective(hidden, head(weight), labels, targets, 0.6)
+    terms = objective(hidden[None], head(weight), labels[None], targets, 0.6)
     actual = torch.autograd.grad(2.0 * terms.loss, (hidden, weight))
     torch.testing.assert_close(terms.loss, plain[0])
-    torch.testing.assert_close([terms.lm_loss, terms.kd_loss, terms.agreement, terms.num_tokens], list(plain[1:]))
+    torch.testing.assert_close([terms.lm_loss, terms.num_tokens, terms.kd_loss, terms.agreement], list(plain[1:5]))
     torch.testing.assert_close(actual, expected)
 
 
@@ -116,7 +177,7 @@ def test_no_more_logits_than_a_chunk_exist_at_once(problem: tuple[Tensor, Tensor
         seen.append(len(rows))
         return rows @ weight.T
 
-    terms = Objective()(hidden, Head(project, (weight,), 20_000), torch.zeros(600, dtype=torch.long))
+    terms = Objective()(hidden[None], Head(project, (weight,), 20_000), torch.zeros(1, 600, dtype=torch.long))
     terms.loss.backward()
     assert seen == [128, 128, 128, 128, 88]
 
@@ -124,13 +185,13 @@ def test_no_more_logits_than_a_chunk_exist_at_once(problem: tuple[Tensor, Tensor
 def test_a_head_that_is_not_trained_gets_no_gradient(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
     hidden, weight, labels, targets = problem
     frozen = weight.detach()
-    Objective()(hidden, head(frozen), labels, targets, 0.5).loss.backward()
+    Objective()(hidden[None], head(frozen), labels[None], targets, 0.5).loss.backward()
     assert frozen.grad is None
     assert hidden.grad is not None
 
 
 def test_a_second_derivative_is_refused(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
     hidden, weight, labels, targets = problem
-    terms = Objective()(hidden, head(weight), labels, targets, 0.5)
+    terms = Objective()(hidden[None], head(weight), labels[None], targets, 0.5)
     with pytest.raises(RuntimeError, match="can be differentiated once, got create_graph=True"):
         torch.autograd.grad(terms.loss, hidden, create_graph=True)

@@ -1,12 +1,12 @@
 """Forward Kullback–Leibler divergence."""
 
-import torch
 from torch import Tensor
 
-from pd_lightning.losses.base import Loss
+from pd_lightning.losses.base import Divergence
+from pd_lightning.losses.kullback_leibler import kl
 
 
-class ForwardKL(Loss):
+class ForwardKL(Divergence):
     """KL(teacher ‖ student) = Σ p (log p - log q): the student must cover all that the teacher holds likely.
 
     Args:
@@ -16,7 +16,9 @@ class ForwardKL(Loss):
     Source: Peng et al. (arXiv 2410.16215), KLD; Hinton et al. (arXiv 1503.02531).
     """
 
+    kinds = ("dense", "bucket", "renormalized", "none", "sampled")
+    whole = False
+
     def divergence(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         """Compute Σ p (log p - log q) over the outcomes, where 0 log 0 is 0."""
-        terms = log_p.exp() * (log_p - log_q)
-        return torch.where(log_p > -torch.inf, terms, 0.0).sum(dim=-1)
+        return kl(log_p, log_q)

@@ -1,9 +1,13 @@
 """Temperature: softer or sharper distributions on both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
+from pd_lightning.context import Context
+from pd_lightning.schedules import Schedule
+from pd_lightning.targets import Form
 from pd_lightning.transforms.base import AnyTargets, Transform
+from pd_lightning.transforms.ordering import divided, tempered
 
 
 class Temperature(Transform):
@@ -14,31 +18,34 @@ class Temperature(Transform):
     ones are divided and normalised over the kept ids.
 
     Args:
-        value: What log-probabilities are divided by: above 1 softer, below 1 sharper.
+        value: What log-probabilities are divided by: above 1 softer, below 1 sharper. A number, or a schedule.
 
     Raises:
-        ValueError: If `value` is not positive.
+        ValueError: If `value` is a number that is not positive.
 
     Source: Hinton et al. (arXiv 1503.02531).
     """
 
-    def __init__(self, value: float) -> None:
-        if not value > 0:
+    def __init__(self, value: float | Schedule) -> None:
+        if not isinstance(value, Schedule) and not 0 < value < float("inf"):
             raise ValueError(f"temperature must be positive, got {value}. Set init_args.value of Temperature above 0.")
         self.value = value
 
-    def check(self, before: Sequence[Transform]) -> None:
-        """Refuse a temperature over probabilities of which a part was forgotten.
+    def form(self, before: Form) -> Form:
+        """Refuse a temperature over probabilities of which a part was forgotten, or that are estimates.
 
         Raises:
-            ValueError: If a truncation with tail `none` comes before.
+            ValueError: If a truncation with tail `none`, or sampling, comes before.
         """
-        if self.value != 1.0 and any(getattr(transform, "tail", None) == "none" for transform in before):
-            raise ValueError(
-                "Temperature must have the tail of truncated targets, or renormalised ones, got tail none before it: "
-                "what does not sum to 1 cannot be tempered. Set init_args.tail of TopPK to bucket or renormalize."
-            )
+        return before if self.value == 1.0 else tempered(before, "Temperature")
 
-    def teacher(self, targets: AnyTargets) -> AnyTargets:
+    def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note the temperature on the targets; the loss applies it to both sides."""
-        return replace(targets, temperature=targets.temperature * self.value)
+        tau = self.value
+        if isinstance(tau, Schedule):
+            tau = tau(ctx.progress.step, ctx.progress.total_steps)
+        return replace(divided(targets, tau), compensation=targets.compensation * tau**2)
+
+    def schedules(self) -> Mapping[str, Schedule]:
+        """Give the schedule of the temperature, if it has one."""
+        return {"value": self.value} if isinstance(self.value, Schedule) else {}

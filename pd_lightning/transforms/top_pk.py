@@ -1,6 +1,5 @@
 """Truncation to the most probable ids: top-p, then top-k."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -8,11 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pd_lightning.targets import SparseTargets
+from pd_lightning.context import Context
+from pd_lightning.targets import Form, Kind, SparseTargets
 from pd_lightning.transforms.base import AnyTargets, Transform
-from pd_lightning.transforms.temperature import Temperature
+from pd_lightning.transforms.ordering import before_temperatures
 
-Tail = Literal["bucket", "renormalize", "none"]
+Tail = Literal["bucket", "renormalize", "uniform", "none"]
+_KINDS: dict[Tail, Kind] = {
+    "bucket": "bucket",
+    "renormalize": "renormalized",
+    "uniform": "dense",
+    "none": "none",
+}
+_BACK: dict[Kind, Tail] = {"renormalized": "renormalize", "none": "none"}
 
 
 class TopPK(Transform):
@@ -20,12 +27,12 @@ class TopPK(Transform):
 
     Args:
         p: Probability to reach, in (0, 1]; 1 keeps all that k allows.
-        k: Most ids to keep at a position.
+        k: Most ids to keep at a position; null for no limit.
         min_k: Fewest ids to keep at a position, whatever p says.
         tail: What becomes of the probability that is cut off. `bucket`: it stays as one further outcome, "any other
             id", on both sides, so that equal distributions still give zero. `renormalize`: the kept ones are scaled
-            to sum to 1, as Peng et al. do; biased, and worse than no teacher where the teacher is unsure. `none`: it
-            is forgotten.
+            to sum to 1, as Peng et al. do; biased, and worse than no teacher where the teacher is unsure. `uniform`:
+            it is spread over all other ids, each the same. `none`: it is forgotten.
 
     Raises:
         ValueError: If p is outside (0, 1], or k or min_k is no positive number.
@@ -33,51 +40,104 @@ class TopPK(Transform):
     Source: Peng et al. (arXiv 2410.16215), section 3.1; the bucket is known as ghost token.
     """
 
-    def __init__(self, p: float = 1.0, k: int = 100, min_k: int = 1, tail: Tail = "bucket") -> None:
+    def __init__(self, p: float = 1.0, k: int | None = 100, min_k: int = 1, tail: Tail = "bucket") -> None:
+        who = type(self).__name__
         if not 0 < p <= 1:
-            raise ValueError(f"p must be in (0, 1], got {p}. Set init_args.p of TopPK, 0.95 say.")
-        if not 1 <= min_k <= k:
+            raise ValueError(f"p must be in (0, 1], got {p}. Set init_args.p of {who}, 0.95 say.")
+        if k is not None and k < 1:
+            raise ValueError(f"k must be at least 1, got {k}. Set init_args.k of {who}, 50 say.")
+        if min_k < 1 or (k is not None and min_k > k):
             raise ValueError(
                 f"k and min_k must satisfy 1 <= min_k <= k, got k {k} and min_k {min_k}. Set init_args.k and "
-                "init_args.min_k of TopPK."
+                f"init_args.min_k of {who}."
             )
         self.p = p
         self.k = k
         self.min_k = min_k
         self.tail: Tail = tail
 
-    def check(self, before: Sequence[Transform]) -> None:
-        """Refuse to truncate after a temperature.
+    def form(self, before: Form) -> Form:
+        """Refuse to truncate after a temperature, or what is sampled, and to keep more ids than there are.
 
         Raises:
-            ValueError: If a temperature comes before.
+            ValueError: If a temperature or sampling comes before, or k is above the size of the vocabulary.
         """
-        if any(isinstance(transform, Temperature) for transform in before):
+        who = type(self).__name__
+        before_temperatures(before, who, "Truncation")
+        if before.kind == "sampled":
             raise ValueError(
-                "Truncation must come before temperature, as in softmax(truncate(z) / temperature). Name the entry "
-                "of TopPK before that of Temperature in model.transforms."
+                f"{who} must have the teacher's probabilities, got estimates from samples: truncating them is biased. "
+                f"Leave {who} out of model.transforms."
             )
+        if before.kind in ("renormalized", "none") and self.tail not in (_BACK[before.kind], "none"):
+            raise ValueError(
+                f"The tail of {who} must be known, got {self.tail} after a truncation that dropped it. Set "
+                f"init_args.tail of both to {self.tail}, or keep one of them in model.transforms."
+            )
+        if self.k is not None and before.vocab_size is not None and self.k > before.vocab_size:
+            raise ValueError(
+                f"k must be at most the size of the vocabulary, got {self.k} for {before.vocab_size} ids. Lower "
+                f"init_args.k of {who}."
+            )
+        keeps_logits = self.tail in ("bucket", "none")
+        return replace(before, kind=_KINDS[self.tail], has_logits=before.has_logits and keeps_logits)
 
-    def teacher(self, targets: AnyTargets) -> AnyTargets:
+    def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Truncate the targets of n positions."""
         if isinstance(targets, SparseTargets):
             kept = self._narrow(targets)
         else:
-            logprobs, ids = targets.logprobs.topk(min(self.k, targets.logprobs.shape[-1]), dim=-1)
-            kept = cut(SparseTargets(ids, logprobs), self.p, self.min_k)
-        return self._treat_tail(kept)
+            size = targets.logprobs.shape[-1]
+            logprobs, ids = targets.logprobs.topk(min(self.k or size, size), dim=-1)
+            kept = cut(targets.keep(ids, logprobs), self.p, self.min_k)
+        return self._treat_tail(kept, ctx.student_logits.shape[-1])
 
     def _narrow(self, targets: SparseTargets) -> SparseTargets:
-        logprobs, order = targets.logprobs.topk(min(self.k, targets.ids.shape[-1]), dim=-1)
+        width = targets.ids.shape[-1]
+        logprobs, order = targets.logprobs.topk(min(self.k or width, width), dim=-1)
         sorted_targets = replace(targets, ids=targets.ids.gather(-1, order), logprobs=logprobs)
         return cut(sorted_targets, self.p, self.min_k)
 
-    def _treat_tail(self, targets: SparseTargets) -> SparseTargets:
+    def _treat_tail(self, targets: SparseTargets, vocab_size: int) -> AnyTargets:
         if self.tail == "bucket":
             return targets
+        if self.tail == "uniform":
+            return targets.spread(vocab_size)
         if self.tail == "renormalize":
-            return replace(targets, logprobs=targets.logprobs.log_softmax(dim=-1), log_tail=None)
-        return replace(targets, log_tail=None)
+            logprobs = targets.logprobs.log_softmax(dim=-1)
+            return replace(targets, logprobs=logprobs, log_tail=None, kind="renormalized")
+        return replace(targets, log_tail=None, kind="none")
+
+
+class TopK(TopPK):
+    """Keep the k most probable ids.
+
+    Args:
+        k: Ids to keep at a position.
+        tail: What becomes of the probability that is cut off, see TopPK.
+
+    Raises:
+        ValueError: If k is no positive number.
+    """
+
+    def __init__(self, k: int, tail: Tail = "bucket") -> None:
+        super().__init__(1.0, k, 1, tail)
+
+
+class TopP(TopPK):
+    """Keep the smallest set of ids whose probability reaches p.
+
+    Args:
+        p: Probability to reach, in (0, 1].
+        min_k: Fewest ids to keep at a position, whatever p says.
+        tail: What becomes of the probability that is cut off, see TopPK.
+
+    Raises:
+        ValueError: If p is outside (0, 1], or min_k is no positive number.
+    """
+
+    def __init__(self, p: float, min_k: int = 1, tail: Tail = "bucket") -> None:
+        super().__init__(p, None, min_k, tail)
 
 
 def cut(targets: SparseTargets, p: float, min_k: int) -> SparseTargets:
@@ -100,7 +160,7 @@ def cut(targets: SparseTargets, p: float, min_k: int) -> SparseTargets:
     logprobs = targets.logprobs.masked_fill(~keep, -torch.inf)
     # An unused slot repeats the first id: scatters over the row's ids then touch kept ids alone.
     ids = torch.where(keep, targets.ids, targets.ids[..., :1])
-    return replace(targets, ids=ids, logprobs=logprobs, log_tail=_log_rest(logprobs, targets.log_tail))
+    return replace(targets, ids=ids, logprobs=logprobs, log_tail=_log_rest(logprobs, targets.log_tail), kind="bucket")
 
 
 def _log_rest(logprobs: Tensor, log_tail: Tensor | None) -> Tensor:

@@ -56,8 +56,6 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
     # Student and teacher
     "short student": ("fit", config(max_position_embeddings=8), 1, ["student's context, got 16 positions for 8"]),
     "narrow student": ("fit", config(vocab_size=200), 1, ["got 200 for 300 ids", "config.vocab_size to 300"]),
-    "wide student offline": ("offline", config(vocab_size=310), 1, ["got 300 ids in the store and 310 of the student"]),
-    "wide student online": ("online", config(vocab_size=310), 1, ["share a vocabulary, got 300 and 310 ids"]),
     "short teacher": ("fit", teacher(model="<short>"), 1, ["teacher's context, got 16 positions for 8", "block_size"]),
     "foreign teacher": ("online", data(path="<other>"), 1, ["Model and data must use the same tokenizer"]),
     "no such teacher": (
@@ -84,7 +82,12 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         ["model.kd_weight must"],
     ),
     "p of 0": ("fit", transforms(t=of("transforms.TopPK", p=0)), 1, ["model.transforms: p must be in (0, 1], got 0"]),
-    "k of 0": ("fit", transforms(t=of("transforms.TopPK", k=0)), 1, ["1 <= min_k <= k, got k 0", "init_args.k"]),
+    "k of 0": (
+        "fit",
+        transforms(t=of("transforms.TopPK", k=0)),
+        1,
+        ["model.transforms: k must be at least 1, got 0", "init_args.k"],
+    ),
     "below zero": ("fit", transforms(t=of("transforms.Temperature", value=-1)), 1, ["must be positive, got -1"]),
     "order": (
         "fit",
@@ -97,6 +100,86 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         {"model": {"lr": of("schedules.WSD", peak=1e-3, warmup=10)}},
         1,
         ["model.lr: The parts of a WSD schedule must fit into the run, got 10", "trainer.max_steps"],
+    ),
+    "p above 1": ("fit", transforms(t=of("transforms.TopP", p=1.2)), 1, ["p must be in (0, 1], got 1.2", "of TopP"]),
+    "k above V": (
+        "offline",
+        transforms(t=of("transforms.TopK", k=301)),
+        1,
+        ["k must be at most the size of the vocabulary, got 301 for 300 ids", "init_args.k of TopK"],
+    ),
+    "k above V online": ("online", transforms(t=of("transforms.TopK", k=301)), 1, ["got 301 for 300 ids"]),
+    "weight as a number": ("fit", {"model": {"kd_weight": -0.1}}, 1, ["model.kd_weight must stay in [0, 1], got -0.1"]),
+    "temperature of 0": (
+        "offline",
+        transforms(
+            t=of("transforms.Temperature", value=of("schedules.Linear", start=0.0, end=2.0)),
+        ),
+        1,
+        ["model.transforms.t.value must stay in (0, inf), got 0 at step 0"],
+    ),
+    "parts of a piecewise schedule": (
+        "fit",
+        {
+            "model": {
+                "kd_weight": of(
+                    "schedules.Piecewise",
+                    parts={
+                        "one": {"schedule": of("schedules.Constant", value=1.0), "length": 0.8},
+                        "two": {"schedule": of("schedules.Constant", value=0.0), "length": 0.4},
+                    },
+                )
+            }
+        },
+        1,
+        ["model.kd_weight", "parts"],
+    ),
+    "two adaptive temperatures": (
+        "online",
+        transforms(a=of("transforms.Standardize"), b=of("transforms.NormKD")),
+        1,
+        ["NormKD", "Standardize", "Keep one of them in model.transforms"],
+    ),
+    "temperature of samples": (
+        "online",
+        transforms(a=of("transforms.SampleTokens"), b=of("transforms.Temperature", value=2.0)),
+        1,
+        ["Temperature must have the teacher's probabilities, got estimates from samples", "model.transforms"],
+    ),
+    "samples of a store": (
+        "offline",
+        transforms(a=of("transforms.SampleTokens")),
+        1,
+        ["SampleTokens", "FrozenTeacher"],
+    ),
+    "forgotten tail tempered": (
+        "offline",
+        transforms(a=of("transforms.TopK", k=5, tail="none"), b=of("transforms.Temperature", value=2.0)),
+        1,
+        ["got tail none before it", "init_args.tail"],
+    ),
+    "reverse KL of renormalized": (
+        "offline",
+        {
+            "model": {
+                "loss": of("losses.ReverseKL"),
+                "transforms": {"a": of("transforms.TopK", k=5, tail="renormalize")},
+            }
+        },
+        1,
+        ["ReverseKL must have", "got renormalized", "SkewedReverseKL"],
+    ),
+    "a loss for dense targets": (
+        "offline",
+        {"model": {"loss": of("losses.TailAware")}},
+        1,
+        ["TailAware", "FrozenTeacher"],
+    ),
+    "fraction of 2": (
+        "online",
+        {"model": {"weighting": {"w": of("weightings.StudentEntropy", fraction=2.0)}}},
+        1,
+        ["model.weighting: fraction must be in (0, 1], got 2.0"],
     ),
     # Trainer
     "no length": ("fit", {"trainer": {"max_steps": -1}}, 1, ["length of a training must be set", "trainer.max_steps"]),
@@ -127,16 +210,16 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
     ),
     "no class": (
         "fit",
-        {"model": {"kd_weight": 0.5}},
+        {"model": {"loss": 0.5}},
         2,
-        ["model.kd_weight: the value must be a Schedule", "class_path"],
+        ["model.loss: the value must be a Loss", "class_path"],
     ),
     "wrong type": ("fit", data(batch_size="many"), 2, ["batch_size: the value must be of type int, got many"]),
     "wrong choice": (
         "fit",
         transforms(t=of("transforms.TopPK", tail="buckett")),
         2,
-        ["tail: the value must be one of 'bucket', 'renormalize', 'none', got buckett"],
+        ["tail: the value must be one of 'bucket', 'renormalize', 'uniform', 'none', got buckett"],
     ),
     "broken YAML": ("fit", "model: {a: [1\n", 1, ["mistake.yaml, line 2", "no valid YAML"]),
     # record

@@ -1,0 +1,86 @@
+"""How student and targets are brought onto the same outcomes, at their temperatures."""
+
+import torch
+from torch import Tensor
+
+from pd_lightning.targets import AnyTemperature, DenseTargets, SparseTargets
+
+AnyTargets = SparseTargets | DenseTargets
+# Log-probability of what cannot be: -inf would give NaN gradients, and the lowest float -inf at a temperature below 1.
+IMPOSSIBLE = -1e30
+
+
+def align(
+    student_logits: Tensor,
+    targets: AnyTargets,
+    student_temperature: AnyTemperature = 1.0,
+    temperature: AnyTemperature = 1.0,
+    whole: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Bring the student and its targets onto the same outcomes, each at its temperature.
+
+    Dense targets: all V ids. Sparse ones: the K kept ids, and one outcome more for all other ids together where
+    something is known of them. With a bucket both sides are made K+1 wide at temperature 1 and only then tempered:
+    log Z at temperature 1 does not tell the tail's mass at another, and so equal distributions still compare as equal.
+    Renormalised targets hold the other ids to be impossible at any temperature.
+
+    Args:
+        student_logits: The student's logits, float `[n, V]`.
+        targets: The teacher's targets of the same positions.
+        student_temperature: What the student's logits are divided by: a number, or float `[n]`.
+        temperature: What the teacher's log-probabilities are divided by, likewise.
+        whole: Whether renormalised targets get the outcome of all other ids, which is impossible.
+
+    Returns:
+        Log-probabilities of the student and of the teacher, float `[n, W]` each.
+    """
+    logits = widened(student_logits)
+    if isinstance(targets, DenseTargets):
+        return divided(logits, student_temperature).log_softmax(dim=-1), _tempered(targets.logprobs, temperature)
+    if targets.kind == "bucket":
+        assert targets.log_tail is not None
+        log_q, log_p = _with_tail(logits, targets, targets.log_tail)
+        return _tempered(log_q, student_temperature), _tempered(log_p, temperature)
+    logits, log_p = divided(logits, student_temperature), _tempered(targets.logprobs, temperature)
+    if whole and targets.kind == "renormalized":
+        log_q, _ = _with_tail(logits, targets, torch.zeros_like(targets.logprobs[:, 0]))
+        return log_q, torch.cat([log_p, torch.full_like(log_p[:, :1], -torch.inf)], dim=-1)
+    return logits.log_softmax(dim=-1).gather(-1, targets.ids), log_p
+
+
+def possible(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Tell the outcomes that at least one side can have, bool `[n, W]`; an unused slot is none."""
+    return (log_p > -torch.inf) | (log_q > 1e-10 * IMPOSSIBLE)  # a temperature may have divided it
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Give logits in float32, or as they are where they are wider."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def divided(values: Tensor, temperature: AnyTemperature) -> Tensor:
+    """Divide values `[n, W]` by a number, or by one of each position, float `[n]`."""
+    if isinstance(temperature, Tensor):
+        return values / temperature.unsqueeze(-1)
+    return values if temperature == 1.0 else values / temperature
+
+
+def _with_tail(logits: Tensor, targets: SparseTargets, log_tail: Tensor) -> tuple[Tensor, Tensor]:
+    """Make both sides K+1 wide."""
+    # 1 - Σ q over the kept ids is 0 in fp32 where the truth is 1e-8, so the tail's mass is the logsumexp of the
+    # logits off the kept ids. Less their maximum, for log Z of large logits has few digits after the point.
+    largest = logits.detach().amax(dim=-1, keepdim=True)
+    tail = (logits - largest).scatter_(-1, targets.ids, IMPOSSIBLE).logsumexp(dim=-1, keepdim=True)
+    # An unused slot repeats a kept id, which on the student's side too must not count twice.
+    used = targets.logprobs > -torch.inf
+    kept = (logits.gather(-1, targets.ids) - largest).masked_fill(~used, IMPOSSIBLE)
+    log_q = torch.cat([kept, tail], dim=-1).log_softmax(dim=-1)
+    if targets.ids.shape[-1] >= logits.shape[-1]:  # where every id is kept, what is left is rounding
+        log_tail = log_tail.masked_fill(used.sum(dim=-1) >= logits.shape[-1], -torch.inf)
+    return log_q, torch.cat([targets.logprobs, log_tail.unsqueeze(-1)], dim=-1)
+
+
+def _tempered(logprobs: Tensor, temperature: AnyTemperature) -> Tensor:
+    if not isinstance(temperature, Tensor) and temperature == 1.0:
+        return logprobs
+    return divided(logprobs, temperature).log_softmax(dim=-1)
