@@ -60,11 +60,16 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         data_kind=_datamodule(trainer).kind,
         data_vocab_size=manifest.vocab_size,
         columns=manifest.columns,
+        selection=_selection(manifest.selection),
         tokenizer_vocab_size=manifest.tokenizer_vocab_size,
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
         block_size=block_size,
         document_attention=manifest.document_attention,
     )
+
+
+def _selection(recorded: Mapping[str, Any] | None) -> tuple[float, int] | None:
+    return (recorded["p"], recorded["k"]) if recorded and {"p", "k"} <= recorded.keys() else None
 
 
 def check_trainer(trainer: pl.Trainer) -> None:

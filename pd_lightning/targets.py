@@ -43,6 +43,7 @@ class Form:
         kind: What is known of the ids that are not kept.
         statistics: Names of the teacher's figures that come with the targets; None where that is not known yet.
         vocab_size: V, or None where it is not known yet.
+        selection: The p and k up to which a store kept ids; None where that is not known, or there is no store.
         has_logits: Whether log-probabilities plus log Z still are logits of the teacher, changed by no mixing.
         divided_by: Name of the transform that already set a temperature of its own, if one did.
         tempered: Whether a temperature was set.
@@ -52,6 +53,7 @@ class Form:
     kind: Kind
     statistics: frozenset[str] | None = frozenset(STATISTICS)
     vocab_size: int | None = None
+    selection: tuple[float, int] | None = None
     tempered: bool = False
     has_logits: bool = True
     divided_by: str | None = None

@@ -76,11 +76,11 @@ def collate(items: Sequence[Item]) -> dict[str, Tensor]:
 
     Returns:
         `input_ids` and `labels`, int64 `[B, T]`, labels shifted already and -100 in padding blocks; `document_ids`,
-        int64 `[B, T+1]`, counted from 0 in each block, of all its tokens: the last is the last label's; and, where documents are isolated, `position_ids`, int64
-        `[B, T]`, counted from 0 in each document: models that are given them attend within a document. With a logit
-        store also `teacher_ids` int64 `[B, T, K]` and `teacher_logprobs` float32 `[B, T, K]` (K is the largest
-        number of kept ids in this batch; positions with fewer are filled with id 0 and -inf), and
-        `teacher_<column>` float32 `[B, T]` for each column, `teacher_log_tail` among them.
+        int64 `[B, T+1]`, counted from 0 in each block, of all its tokens: the last is the last label's; and, where
+        documents are isolated, `position_ids`, int64 `[B, T]`, counted from 0 in each document: models that are given
+        them attend within a document. With a logit store also `teacher_ids` int64 `[B, T, K]` and `teacher_logprobs`
+        float32 `[B, T, K]` (K is the largest number of kept ids in this batch; positions with fewer are filled with id
+        0 and -inf), and `teacher_<column>` float32 `[B, T]` for each column, `teacher_log_tail` among them.
     """
     blocks = torch.from_numpy(np.stack([item["block"] for item in items]))
     batch = {"input_ids": blocks[:, :-1].clamp(min=0), "labels": blocks[:, 1:].contiguous()}

@@ -46,7 +46,7 @@ def make_room(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
             )
     _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("pd-lightning tokenize is writing here, or was stopped: run it again.\n")
+    (folder / MARK).write_text("pd-lightning is writing blocks here, or was stopped: run the command again.\n")
     return True
 
 

@@ -7,7 +7,7 @@ from pd_lightning.targets import AnyTemperature, DenseTargets, SparseTargets
 
 AnyTargets = SparseTargets | DenseTargets
 # Log-probability of what cannot be: -inf would give NaN gradients, and the lowest float -inf at a temperature below 1.
-IMPOSSIBLE = -1e30
+IMPOSSIBLE = -1e20
 
 
 def align(
@@ -50,7 +50,7 @@ def align(
 
 def possible(log_q: Tensor, log_p: Tensor) -> Tensor:
     """Tell the outcomes that at least one side can have, bool `[n, W]`; an unused slot is none."""
-    return (log_p > -torch.inf) | (log_q > 1e-10 * IMPOSSIBLE)  # a temperature may have divided it
+    return (log_p > -torch.inf) | (log_q > 1e-5 * IMPOSSIBLE)  # a temperature may have divided it
 
 
 def widened(logits: Tensor) -> Tensor:

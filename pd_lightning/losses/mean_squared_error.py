@@ -15,7 +15,7 @@ class MeanSquaredError(Loss):
     Peng et al. do not say what theirs is of; it was far behind NLL and KLD.
 
     Args:
-        on: `probabilities`: of all ids, or of the kept ones and all others together. `logits`: of all ids, or of the
+        space: `probabilities`: of all ids, or of the kept ones and all others together. `logits`: of all ids, or of the
             kept ones alone, since the others together have no logit; both sides less their mean over the vocabulary
             where Standardize asks for it.
         reduction: `mean` or `sum` over the outcomes of a position. Squares of V probabilities sum to 2 at most: their
@@ -28,13 +28,13 @@ class MeanSquaredError(Loss):
 
     def __init__(
         self,
-        on: Literal["probabilities", "logits"] = "probabilities",
+        space: Literal["probabilities", "logits"] = "probabilities",
         reduction: Literal["mean", "sum"] = "mean",
         student_temperature: bool = True,
         temperature_squared: bool = True,
     ) -> None:
         super().__init__(student_temperature, temperature_squared)
-        self.on = on
+        self.space = space
         self.reduction = reduction
 
     def check(self, form: Form) -> None:
@@ -43,9 +43,9 @@ class MeanSquaredError(Loss):
         Raises:
             ValueError: Saying what to use instead.
         """
-        if self.on == "probabilities":
+        if self.space == "probabilities":
             return super().check(form)
-        who, instead = "MeanSquaredError on logits", "or set model.loss.init_args.on to probabilities."
+        who, instead = "MeanSquaredError on logits", "or set model.loss.init_args.space to probabilities."
         form.require_kind(
             ("dense", "bucket", "none"), who, f"Set init_args.tail of the truncation to bucket or none, {instead}"
         )
@@ -58,7 +58,7 @@ class MeanSquaredError(Loss):
 
     def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss; not in nats."""
-        if self.on == "logits":
+        if self.space == "logits":
             student, teacher = self._logits(widened(student_logits), targets)
             counted = targets.logprobs.isfinite()
         else:

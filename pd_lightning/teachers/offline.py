@@ -34,7 +34,8 @@ class OfflineTeacher(Teacher):
             )
         self.shared_vocab_size = surroundings.shared_vocab_size(surroundings.data_vocab_size)
         columns = frozenset(surroundings.columns) if surroundings.data_kind == "logits" else None
-        self._form = Form("bucket", columns, self.shared_vocab_size or surroundings.data_vocab_size)
+        vocab_size = self.shared_vocab_size or surroundings.data_vocab_size
+        self._form = Form("bucket", columns, vocab_size, surroundings.selection)
 
     def __call__(self, batch: Batch) -> SparseTargets:
         """Give the batch's stored targets.

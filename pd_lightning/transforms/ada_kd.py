@@ -30,7 +30,7 @@ class AdaKD(Transform):
     Raises:
         ValueError: If `easy` or `hard` is not positive.
 
-    Source: Peng et al. (arXiv 2410.16215), AdaKD-SD and AdaKD-H; Xie et al. (arXiv 2510.11615).
+    Source: Peng et al. (arXiv 2410.16215), AdaKD-SD and AdaKD-H; arXiv 2510.11615.
     """
 
     def __init__(

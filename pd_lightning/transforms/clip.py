@@ -31,7 +31,7 @@ class Clip(Transform):
     Raises:
         ValueError: If `value` is not positive.
 
-    Source: Peng et al. (arXiv 2410.16215) process logits before the softmax; clipping is a common form of it.
+    Source: one of the forms that F, the logits processing of Peng et al. (arXiv 2410.16215), can take.
     """
 
     def __init__(

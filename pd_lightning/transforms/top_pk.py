@@ -1,5 +1,7 @@
 """Truncation to the most probable ids: top-p, then top-k."""
 
+import math
+import warnings
 from dataclasses import replace
 from typing import Literal
 
@@ -79,6 +81,12 @@ class TopPK(Transform):
                 f"k must be at most the size of the vocabulary, got {self.k} for {before.vocab_size} ids. Lower "
                 f"init_args.k of {who}."
             )
+        if before.selection is not None and self._exceeds(*before.selection):
+            warnings.warn(
+                f"{who} keeps all that the store has, which was recorded with p {before.selection[0]:g} and k "
+                f"{before.selection[1]}. Lower its init_args.p or init_args.k, or record with a wider model.selection.",
+                stacklevel=1,
+            )
         keeps_logits = self.tail in ("bucket", "none")
         return replace(before, kind=_KINDS[self.tail], has_logits=before.has_logits and keeps_logits)
 
@@ -91,6 +99,11 @@ class TopPK(Transform):
             logprobs, ids = targets.logprobs.topk(min(self.k or size, size), dim=-1)
             kept = cut(targets.keep(ids, logprobs), self.p, self.min_k)
         return self._treat_tail(kept, ctx.student_logits.shape[-1])
+
+    def _exceeds(self, p: float, k: int) -> bool:
+        """Whether it asks for more than was kept up to p and k, and for less in no way."""
+        own = math.inf if self.k is None else self.k
+        return self.p >= p and own >= k and (self.p, own) not in ((p, k), (1.0, math.inf))
 
     def _narrow(self, targets: SparseTargets) -> SparseTargets:
         width = targets.ids.shape[-1]

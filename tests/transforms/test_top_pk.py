@@ -1,17 +1,58 @@
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transform_cases import (
+    DTYPES,
+    PROBLEMS,
+    TOLERANCE,
+    ZEROS,
+    Array,
+    bucketed,
+    context,
+    dense,
+    forward_kl,
+    probabilities,
+    rounded,
+    softmax,
+    stored,
+)
 
+from pd_lightning.context import Context
 from pd_lightning.objective import Objective
-from pd_lightning.targets import DenseTargets, SparseTargets
-from pd_lightning.transforms import Temperature, TopPK, Transform
+from pd_lightning.targets import DenseTargets, Form, SparseTargets
+from pd_lightning.transforms import LabelSmoothing, Temperature, TopK, TopP, TopPK, Transform
 
+ALL = PROBLEMS | ZEROS
 PROBS = torch.tensor([[0.5, 0.1, 0.3, 0.06, 0.04], [0.2, 0.2, 0.2, 0.2, 0.2]])
 DENSE = DenseTargets(PROBS.log())
 
 
+def ctx(vocab_size: int) -> Context:
+    return Context(torch.zeros(2, vocab_size), torch.zeros(2, dtype=torch.int64))
+
+
+def by_formula(p: Array, top_p: float, k: int, tail: str) -> tuple[Array, Array]:
+    """Probabilities `[N, V]`, or `[N, V+1]` with a bucket, and the mask of kept ids, one position at a time."""
+    kept = np.zeros(p.shape, bool)
+    for row, mask in zip(p, kept, strict=True):
+        order = np.argsort(-row, kind="stable")[:k]
+        fewest = next((i + 1 for i in range(len(order)) if row[order[: i + 1]].sum() >= top_p), len(order))
+        mask[order[: fewest if top_p < 1 else len(order)]] = True
+    kept &= p > 0
+    if tail == "bucket":
+        return bucketed(p, kept), kept
+    cut = p * kept
+    if tail == "renormalize":
+        return cut / cut.sum(-1, keepdims=True), kept
+    others = (~kept).sum(-1, keepdims=True).clip(1)
+    return cut + (~kept) * (p * ~kept).sum(-1, keepdims=True) / others if tail == "uniform" else cut, kept
+
+
 def truncate(targets: DenseTargets | SparseTargets = DENSE, **settings: object) -> SparseTargets:
-    truncated = TopPK(**settings).teacher(targets)  # type: ignore[arg-type]
+    truncated = TopPK(**settings).teacher(targets, ctx(5))  # type: ignore[arg-type]
     assert isinstance(truncated, SparseTargets)
     return truncated
 
@@ -72,7 +113,7 @@ def test_a_tiny_tail_is_kept_from_the_store() -> None:
     [
         ({"p": 0.0}, r"p must be in \(0, 1\], got 0.0. Set init_args.p of TopPK"),
         ({"p": 1.5}, r"p must be in \(0, 1\], got 1.5"),
-        ({"k": 0}, "must satisfy 1 <= min_k <= k, got k 0"),
+        ({"k": 0}, "k must be at least 1, got 0. Set init_args.k of TopPK, 50 say"),
         ({"k": 3, "min_k": 4}, "got k 3 and min_k 4"),
     ],
 )
@@ -87,26 +128,132 @@ def test_p_of_one_keeps_all_that_k_allows() -> None:
     sure[0, 7] = 15.0
     targets = DenseTargets(sure.log_softmax(-1))
     assert len(kept(truncate(targets, p=1.0, k=200))) == 200
+    assert len(kept(truncate(targets, p=1.0, k=None))) == 200
     assert len(kept(truncate(targets, p=1.0, k=50))) == 50
-
-
-def test_what_was_forgotten_cannot_be_tempered() -> None:
-    forgetful = {"truncate": TopPK(0.9, tail="none")}
-    Objective(transforms={**forgetful, "temperature": Temperature(1.0)})
-    with pytest.raises(ValueError, match="got tail none before it"):
-        Objective(transforms={**forgetful, "temperature": Temperature(2.0)})
 
 
 def test_a_transform_of_the_users_own_is_tried_on_no_made_up_targets() -> None:
     class NeedsItsVocabulary(Transform):
-        def teacher(self, targets: object) -> object:  # type: ignore[override]
+        def teacher(self, targets: object, ctx: object) -> object:  # type: ignore[override]
             raise IndexError("id 50")
 
     Objective(transforms={"mine": NeedsItsVocabulary()})
 
 
-def test_temperature_must_be_positive_and_come_last() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, got -1"):
-        Temperature(-1)
-    with pytest.raises(ValueError, match="Truncation must come before temperature"):
-        Objective(transforms={"temperature": Temperature(2.0), "truncate": TopPK(0.9)})
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "uniform", "none"])
+@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("p", "k"), [(0.5, 301), (0.95, 7), (1.0, 1), (1.0, 7), (1.0, 301)])
+def test_equals_the_formula(tail: Any, case: str, dtype: torch.dtype, p: float, k: int) -> None:
+    teacher = rounded(ALL[case], dtype).teacher
+    v = teacher.shape[1]
+    expected, _ = by_formula(softmax(teacher), p, k, tail)
+    truncated = TopPK(p, k, tail=tail).teacher(dense(ALL[case], dtype), context(ALL[case]))
+    actual = probabilities(truncated, v)
+    if dtype == torch.bfloat16:  # many ids are equally probable, and which of them are kept is open
+        actual[:, :v].sort(-1)
+        expected[:, :v].sort(-1)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "uniform", "none"])
+@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize(("p", "k"), [(0.4, 301), (0.7, 4), (1.0, 1), (1.0, 4)])
+def test_stored_targets_are_narrowed_as_dense_ones_are_cut(tail: Any, case: str, p: float, k: int) -> None:
+    """Rows of the store that hold all that is asked for."""
+    store, kept = stored(ALL[case], 9)
+    v = ALL[case].teacher.shape[1]
+    expected, mask = by_formula(softmax(ALL[case].teacher), p, k, tail)
+    enough = (mask <= kept).all(-1)
+    assert enough.any()
+    actual = TopPK(p, k, tail=tail).teacher(store, context(ALL[case]))
+    np.testing.assert_allclose(probabilities(actual, v)[enough], expected[enough], atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "uniform", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_ids_kept_cost_what_dense_ones_do(case: str, tail: Any, dtype: torch.dtype) -> None:
+    p, targets = ALL[case], dense(ALL[case], dtype)
+    expected, _ = forward_kl(Temperature(1.0), targets, p, dtype)
+    actual, _ = forward_kl(TopPK(1.0, None, tail=tail), targets, p, dtype)
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=1e-5)
+
+
+def test_top_k_and_top_p_are_the_halves_of_it() -> None:
+    assert vars(TopK(7, "uniform")) == vars(TopPK(1.0, 7, tail="uniform"))
+    assert vars(TopP(0.7, 2, "none")) == vars(TopPK(0.7, None, 2, "none"))
+    for build, message in (
+        (lambda: TopK(0), "k must be at least 1, got 0. Set init_args.k of TopK,"),
+        (lambda: TopP(2.0), "p must be in (0, 1], got 2.0. Set init_args.p of TopP,"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            build()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("who", [TopK(5), TopP(0.9), TopPK(0.9, 5)])
+def test_truncation_comes_before_temperature(who: TopPK) -> None:
+    name = type(who).__name__
+    with pytest.raises(ValueError, match=f"Truncation must come before temperature, .* got {name} after it. Name the"):
+        Objective(transforms={"temperature": Temperature(2.0), "truncate": who})
+
+
+@pytest.mark.parametrize("first", ["renormalize", "none"])
+@pytest.mark.parametrize("second", ["bucket", "renormalize", "uniform"])
+def test_a_tail_that_was_dropped_does_not_come_back(first: Any, second: Any) -> None:
+    if first == second:
+        Objective(transforms={"first": TopK(9, first), "second": TopK(5, second)})
+        return
+    with pytest.raises(
+        ValueError, match=f"tail of TopK must be known, got {second} after a truncation that dropped it"
+    ):
+        Objective(transforms={"first": TopK(9, first), "second": TopK(5, second)})
+
+
+def test_k_above_the_vocabulary() -> None:
+    assert TopK(10).form(Form("dense", vocab_size=10)).kind == "bucket"
+    with pytest.raises(
+        ValueError, match=r"k must be at most the size of the vocabulary, got 11 for 10 ids\. Lower init_args"
+    ):
+        TopK(11).form(Form("dense", vocab_size=10))
+
+
+@pytest.mark.parametrize(
+    ("tail", "has_logits"), [("bucket", True), ("none", True), ("renormalize", False), ("uniform", False)]
+)
+def test_which_tails_leave_logits(tail: Any, has_logits: bool) -> None:
+    assert TopK(5, tail).form(Form("dense")).has_logits == has_logits
+    smoothed = LabelSmoothing(0.1).form(Form("bucket"))
+    assert not TopK(5, tail).form(smoothed).has_logits
+
+
+def test_figures_stay_those_of_the_whole_vocabulary() -> None:
+    p = PROBLEMS["plain"]
+    store, _ = stored(p, 23)
+    for tail in ("bucket", "renormalize", "uniform", "none"):
+        for targets in (dense(p), store):
+            cut = TopK(3, tail).teacher(targets, context(p))  # type: ignore[arg-type]
+            for name, values in store.statistics.items():
+                torch.testing.assert_close(cut.statistic(name, torch.tensor(p.labels)), values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wider"),
+    [
+        ({"p": 0.95, "k": 50}, False),
+        ({"p": 0.9, "k": 128}, False),
+        ({"p": 1.0, "k": None}, False),
+        ({"p": 0.95, "k": 128}, True),
+        ({"p": 0.99, "k": 50}, True),
+    ],
+)
+def test_more_than_the_store_has_is_said(settings: dict[str, Any], wider: bool) -> None:
+    stored = Form("bucket", selection=(0.95, 50))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        TopPK(**settings).form(stored)
+    assert [str(warning.message) for warning in said] == [
+        "TopPK keeps all that the store has, which was recorded with p 0.95 and k 50. Lower its init_args.p or "
+        "init_args.k, or record with a wider model.selection."
+    ] * wider
