@@ -3,6 +3,7 @@
 if __name__ == "callbacks":
     raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")
 
+from pd_lightning.callbacks.logits_recorder import LogitsRecorder
 from pd_lightning.callbacks.progress import RunProgress
 
-__all__ = ["RunProgress"]
+__all__ = ["LogitsRecorder", "RunProgress"]

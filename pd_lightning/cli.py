@@ -42,9 +42,12 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("log-probabilities of labels, for a prediction writer of yours", MODULE, trainer=True),
     "plot-schedules": Command("draw KD weight, temperatures and learning rate over a run", MODULE, trainer=True),
     "record": Command("run the teacher once and store its logits", "pd_lightning.record:Recorder", trainer=True),
+    "import-logits": Command(
+        "make a logit store of an inference engine's log-probabilities", "pd_lightning.data.import_logits:import_logits"
+    ),
     "select": Command("keep the blocks that teach most, by two logit stores", "pd_lightning.data.select:select"),
     "inspect": Command(
-        "show what a data folder holds, and check it", "pd_lightning.store.inspection:inspect", positional=True
+        "show what a data folder holds, and check it", "pd_lightning.inspection:inspect", positional=True
     ),
     "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
 }

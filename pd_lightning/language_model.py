@@ -50,6 +50,12 @@ class LanguageModel(nn.Module):
         return _logits(self.model, input_ids, **positions)
 
     @property
+    def body(self) -> nn.Module:
+        """The module whose output `hidden` gives: the model without its head, or the whole of one that is not split."""
+        body: nn.Module = self.model.base_model if self._split else self.model
+        return body
+
+    @property
     def head(self) -> Head:
         """What maps hidden states `[..., D]` to logits `[..., V]`."""
         if not self._split:

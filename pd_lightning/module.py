@@ -289,9 +289,9 @@ class DistillationModule(pl.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         terms = self._terms(batch, self.teacher(batch), 0.0)
         self._log_mean(f"{stage}/lm_loss", self.lm_loss, terms.lm_loss, terms.num_tokens)
-        if terms.kd_loss is not None and terms.agreement is not None:
-            self._log_mean(f"{stage}/kd_loss", self.kd_loss, terms.kd_loss, terms.num_tokens)
-            self._log_mean(f"{stage}/top1_agreement", self.top1_agreement, terms.agreement, terms.num_tokens)
+        if terms.kd_loss is not None and terms.agreement is not None and terms.num_targets is not None:
+            self._log_mean(f"{stage}/kd_loss", self.kd_loss, terms.kd_loss, terms.num_targets)
+            self._log_mean(f"{stage}/top1_agreement", self.top1_agreement, terms.agreement, terms.num_targets)
 
     def _log_mean(self, name: str, mean: MeanMetric, total: Tensor, num_tokens: Tensor) -> None:
         mean.update(total / num_tokens.clamp(min=1), weight=num_tokens)

@@ -39,6 +39,7 @@ class Terms:
         agreement: Positions where the student's most probable id is the teacher's, scalar; None without targets.
         dropped_mass: Probability that the teacher gives to ids that the student lacks, scalar; None if it lacks none.
         num_tokens: Labelled positions, scalar.
+        num_targets: Those among them that the teacher said something of, scalar; None without targets.
     """
 
     loss: Tensor
@@ -47,6 +48,7 @@ class Terms:
     agreement: Tensor | None
     dropped_mass: Tensor | None
     num_tokens: Tensor
+    num_targets: Tensor | None = None
 
 
 class Objective:
@@ -157,11 +159,11 @@ class Objective:
             kd_weight = 0.0
         weights = self._weights(rows, head, labels, targets, kd_weight, document_ids)
         compute = partial(self._sums, head, labels.flatten(), targets, weights, progress or Progress())
-        loss, lm, num_tokens, kd, agreement, dropped = chunked_sums(compute, rows, head)
+        loss, lm, num_tokens, kd, agreement, dropped, num_targets = chunked_sums(compute, rows, head)
         if targets is None:
             return Terms(loss, lm, None, None, None, num_tokens)
         drops = any(isinstance(transform, SharedVocabulary) for transform in self.transforms.values())
-        return Terms(loss, lm, kd, agreement, dropped if drops else None, num_tokens)
+        return Terms(loss, lm, kd, agreement, dropped if drops else None, num_tokens, num_targets)
 
     def _sums(
         self,
@@ -182,8 +184,11 @@ class Objective:
         lm = lm.detach().sum()
         if targets is None:
             zero = torch.zeros_like(lm)
-            return mixed, lm, counted.sum(), zero, zero, zero
+            return mixed, lm, counted.sum(), zero, zero, zero, zero
+        num_tokens = counted.sum()
         said = targets.rows(rows)
+        if said.missing is not None:
+            counted = counted & ~said.missing
         agreement = ((logits.detach().argmax(dim=-1) == said.top1()) & counted).sum()
         # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
         ctx = Context(logits, labels, replace(progress, draw=(*progress.draw, rows.start or 0)))
@@ -197,7 +202,7 @@ class Objective:
         kd = torch.where(counted, kd, 0.0)
         mixed = mixed + (weights.kd[rows] * kd).sum()
         dropped = torch.zeros_like(lm) if said.dropped is None else torch.where(counted, said.dropped, 0.0).sum()
-        return mixed, lm, counted.sum(), kd.detach().sum(), agreement, dropped
+        return mixed, lm, num_tokens, kd.detach().sum(), agreement, dropped, counted.sum()
 
     @torch.no_grad()
     def _weights(
@@ -213,6 +218,11 @@ class Objective:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         lm = torch.full(labels.shape, 1.0 - kd_weight, dtype=dtype, device=hidden.device)
         weights = Weights(lm, torch.full_like(lm, kd_weight))
+        counted = labels != IGNORE_INDEX
+        if targets is not None and targets.missing is not None:
+            missing = targets.missing.view(labels.shape)
+            weights = Weights(lm.masked_fill(missing, 1.0), weights.kd.masked_fill(missing, 0.0))
+            counted = counted & ~missing
         acting = [w for w in self.weighting.values() if targets is not None or not w.needs]
         needs = frozenset().union(*(w.needs for w in acting))
         statistics = {}
@@ -220,7 +230,7 @@ class Objective:
             assert targets is not None, "what needs figures does not act without targets"
             statistics = position_statistics(needs, hidden, head, labels.flatten(), targets)
         shaped = {name: values.view(labels.shape) for name, values in statistics.items()}
-        positions = Positions(labels != IGNORE_INDEX, document_ids, shaped)
+        positions = Positions(counted, document_ids, shaped)
         for weighting in acting:
             weights = weighting(weights, positions)
         return Weights(weights.lm.flatten(), weights.kd.flatten())

@@ -1,55 +1,53 @@
 """Recording: the teacher over blocks once, into a logit store."""
 
-import hashlib
-import shutil
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader
 
+from pd_lightning.chunk_writer import ChunkWriter
 from pd_lightning.data import TokenBlocks
-from pd_lightning.data.batch import BlockDataset, SplitsDataset, collate
-from pd_lightning.recording_plan import RecordingPlan, check_space, earlier_plan
-from pd_lightning.selection import COLUMNS, Selection
-from pd_lightning.store.chunks import (
-    blocks_in_chunk,
-    chunk_statistics,
-    discard_unfinished,
-    done_chunks,
-    finish,
-    num_chunks,
-    write_chunk,
-)
-from pd_lightning.store.codec import Values, codec_info, encode_targets
-from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, SplitInfo, software_versions
-from pd_lightning.store.reader import BlockReader
-from pd_lightning.targets import HiddenTargets, SparseTargets
+from pd_lightning.recording_data import FolderData, RankBatches, RecordingBatch, RecordingData, Share
+from pd_lightning.recording_loaders import LoaderData
+from pd_lightning.recording_output import RecordingOutput
+from pd_lightning.recording_plan import RecordingPlan, check_space
+from pd_lightning.recording_targets import TargetEncoder
+from pd_lightning.sampling import Sampling
+from pd_lightning.selection import Selection
+from pd_lightning.store.manifest import Manifest, SplitInfo, software_versions
+from pd_lightning.store_format import per_token, store_format
 from pd_lightning.teachers import Surroundings, Teacher
 
-Item = dict[str, np.ndarray]
+_T = TypeVar("_T")
 _CHUNK_BYTES = 64 * 2**20
 
 
 class Recorder(pl.LightningModule):
-    """Runs a teacher over the blocks of a data folder and stores what it says of each position.
+    """Runs a teacher over blocks of tokens and stores what it says of each position.
 
     Started again after a crash it goes on with the chunks that are missing; what is written is never written twice.
+    On several ranks each writes chunks of its own, under any strategy; the store is the same.
 
     Args:
         teacher: The teacher, a FrozenTeacher.
         output_dir: Folder of the store.
         selection: Which ids are kept at each position.
-        values: How log-probabilities and figures are stored: `half` in 16 bits, `exact` in 32.
+        sampling: Ids drawn at random instead, which estimate all of them without bias (RS-KD).
+        values: How log-probabilities are stored: `half` in 16 bits, `exact` in 32 bits as all other figures then,
+            `compact` in as few as `kl_budget` allows. Draws are counted, without loss. Default: half.
+        kl_budget: Largest mean KL divergence over a block's positions by `compact` values, in nats. Default: 1e-4.
         blocks_per_chunk: Blocks of a chunk file; by default what makes about 64 MiB. A crash costs at most the chunks
             at hand.
         splits: Splits of the data to record.
+        tokenizer: Folder or hub name of the tokenizer of the data; TokenBlocks know theirs.
+        upload_to: Address in object storage that the store moves to chunk by chunk, `s3://bucket/store` say; then
+            output_dir holds little more than the chunks at hand.
     """
 
     def __init__(
@@ -57,51 +55,54 @@ class Recorder(pl.LightningModule):
         teacher: Teacher,
         output_dir: str,
         selection: Selection | None = None,
-        values: Literal["exact", "half"] = "half",
+        values: Literal["exact", "half", "compact"] | None = None,
         blocks_per_chunk: int | None = None,
         splits: tuple[str, ...] = ("train", "val"),
+        tokenizer: str | None = None,
+        upload_to: str | None = None,
+        sampling: Sampling | None = None,
+        kl_budget: float | None = None,
     ) -> None:
         super().__init__()
-        # A rank may have no chunk to write.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         if blocks_per_chunk is not None and blocks_per_chunk < 1:
             raise ValueError(
                 f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}. Raise model.blocks_per_chunk."
             )
         self.teacher = teacher
-        self.output_dir = Path(output_dir)
-        self.selection = selection or Selection()
-        self.values: Values = values
+        self.output = RecordingOutput(Path(output_dir), upload_to)
+        self.form = store_format(selection, sampling, values, kl_budget)
         self.blocks_per_chunk = blocks_per_chunk
         self.split_names = splits
-        self._data: TokenBlocks | None = None
+        self.tokenizer = tokenizer
+        self._data: RecordingData | None = None
         self._plan: RecordingPlan | None = None
-        self._todo: Iterator[tuple[str, int]] = iter(())
-        self._chunk: tuple[str, int] | None = None
-        self._items: list[Item] = []
-        self._figures: list[dict[str, float]] = []
+        self._writer: ChunkWriter | None = None
 
     def attach(self, datamodule: pl.LightningDataModule | None) -> None:
         """Take the blocks to record.
 
         Raises:
-            ValueError: If they are no folder of token blocks, or lack the splits to record.
+            ValueError: If there are none, or not those of the splits to record.
         """
-        if not isinstance(datamodule, TokenBlocks) or datamodule.kind != "blocks":
-            found = "a logit store" if isinstance(datamodule, TokenBlocks) else type(datamodule).__name__
+        if datamodule is None:
+            raise ValueError("record must have data to run the teacher over, got none. Set data.")
+        if not isinstance(datamodule, TokenBlocks):
+            self._data = LoaderData(datamodule, self.split_names, self.tokenizer)
+            return
+        self._data = FolderData(datamodule, self.split_names)
+        if self.tokenizer is not None:
             raise ValueError(
-                f"record must have token blocks to run the teacher over, got {found}. Set data to "
-                "pd_lightning.data.TokenBlocks with the path of a folder that `pd-lightning tokenize` wrote."
+                f"model.tokenizer must be left out with TokenBlocks, which know their own, got {self.tokenizer!r}. "
+                "Remove model.tokenizer."
             )
-        available = datamodule.manifest.splits
-        missing = [name for name in self.split_names if name not in available]
-        # Data without a validation split are recorded as they are.
-        if set(missing) - {"val"} or len(missing) == len(self.split_names):
-            raise ValueError(
-                f"model.splits must name splits of {datamodule.path}, got {', '.join(missing) or 'none'}. Set "
-                f"model.splits to some of {', '.join(available)}."
-            )
-        self._data = datamodule
+
+    def prepare_data(self) -> None:
+        """Let the data get themselves, on one process of each node."""
+        self._blocks.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Open the data."""
+        self._blocks.setup(self.trainer)
 
     def configure_model(self) -> None:
         """Load the teacher.
@@ -109,16 +110,17 @@ class Recorder(pl.LightningModule):
         Raises:
             ValueError: If the teacher's vocabulary lacks ids of the data.
         """
-        blocks = self._blocks.manifest
+        blocks = self._blocks
         self.teacher.setup(
             Surroundings(
                 device=self.trainer.strategy.root_device,
-                data_kind=blocks.kind,
+                data_kind="blocks",
                 data_vocab_size=blocks.vocab_size,
-                tokenizer_vocab_size=blocks.tokenizer_vocab_size,
-                tokenizer_dir=self._blocks.tokenizer_dir,
+                tokenizer_vocab_size=blocks.vocab_size,
+                tokenizer_dir=blocks.tokenizer_dir,
                 block_size=blocks.block_size,
                 document_attention=blocks.document_attention,
+                device_mesh=getattr(self.trainer.strategy, "device_mesh", None),
             )
         )
         if self._vocab_size < blocks.vocab_size:
@@ -127,174 +129,135 @@ class Recorder(pl.LightningModule):
                 f"{blocks.vocab_size} ids. Set model.teacher to a teacher trained with the data's tokenizer."
             )
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> RankBatches:
         """Give this rank's batches of the chunks that are missing, split by split."""
-        self._plan = self.trainer.strategy.broadcast(self._make_plan() if self.trainer.is_global_zero else None)
-        missing = [(name, chunk) for name in self._splits for chunk in self._missing(name)]
-        todo = missing[self.global_rank :: self.trainer.world_size]
-        self._todo = iter(todo)
-        self._chunk = next(self._todo, None)
-        size = self._blocks.batch_size
-        batches = [
-            (name, blocks[start : start + size])
-            for name, blocks in ((name, self._chunk_blocks(name, chunk)) for name, chunk in todo)
-            for start in range(0, len(blocks), size)
-        ]
-        workers = self._blocks.num_workers
-        dataset = SplitsDataset({name: BlockDataset(BlockReader(self._blocks.path, name)) for name in self._splits})
-        return DataLoader(dataset, batch_size=None, sampler=batches, collate_fn=collate, num_workers=workers)
+        self._check_ranks()
+        self._plan = self._make_plan()
+        done = self._on_rank_zero(lambda: self.output.done(self._blocks.num_blocks))
+        m, rank, num_ranks = self._plan.blocks_per_chunk, self.global_rank, self.trainer.world_size
+        self._writer = ChunkWriter(m, self.output.write)
+        return RankBatches(self._blocks, {name: Share(m, chunks, rank, num_ranks) for name, chunks in done.items()})
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Record a batch; write the chunk that it completes."""
-        assert self._chunk is not None
-        for item, figures in self._record(batch):
-            self._items.append(item)
-            self._figures.append(figures)
-        name, index = self._chunk
-        if len(self._items) == len(self._chunk_blocks(name, index)):
-            write_chunk(self.output_dir / name, index, self._items, _add(self._figures))
-            self._items, self._figures = [], []
-            self._chunk = next(self._todo, None)
+    def predict_step(self, batch: RecordingBatch, batch_idx: int) -> None:
+        """Record a batch."""
+        assert self._writer is not None
+        selected = self._encoder.select(batch)
+        if batch.start is not None:
+            self._writer.add(batch.split, batch.start, partial(self._encoder.encode, selected))
+
+    def on_predict_epoch_end(self) -> None:
+        """Wait for what is being written."""
+        assert self._writer is not None
+        self._writer.finish()
 
     def finish(self) -> None:
         """Make the store out of all chunks, on one rank, when all ranks are through."""
-        if (self.output_dir / MANIFEST_FILE).exists():
-            rank_zero_info(f"{self.output_dir} is complete")
-            return
+        if self.output.complete:
+            rank_zero_info(f"{self.output.address} is complete")
+        else:
+            totals = self.output.totals(self._blocks.num_blocks)
+            statistics = per_token(totals)
+            self.output.finish(self._manifest(statistics), self._blocks.tokenizer_dir)
+            tokens, size = int(totals["tokens"]), statistics["bytes_per_token"]
+            rank_zero_info(f"Recorded {tokens:,} tokens at {size:.1f} bytes each into {self.output.address}")
+        self.output.settle()
+
+    def _manifest(self, statistics: dict[str, float]) -> Manifest:
         assert self._plan is not None
-        per_split = {name: chunk_statistics(self.output_dir / name) for name in self._splits}
-        totals = _add([chunk for chunks in per_split.values() for chunk in chunks])
-        tokens = totals.pop("tokens")
-        discard_unfinished(self.output_dir)
-        shutil.copytree(self._blocks.tokenizer_dir, self.output_dir / "tokenizer", dirs_exist_ok=True)
-        manifest = Manifest(
+        blocks = self._blocks
+        return Manifest(
             kind="logits",
-            block_size=self._blocks.manifest.block_size,
+            block_size=blocks.block_size,
             vocab_size=self._vocab_size,
-            tokenizer=self._blocks.manifest.tokenizer,
-            splits=self._splits,
-            document_attention=self._blocks.manifest.document_attention,
+            tokenizer=blocks.tokenizer,
+            splits=self._splits(),
+            document_attention=blocks.document_attention,
             teacher=self.teacher.describe(),
-            selection=asdict(self.selection),
-            codec=codec_info(self.values),
-            columns=("log_tail", *COLUMNS),
-            statistics={f"{key}_per_token": value / tokens for key, value in totals.items()},
+            selection=asdict(self.form.selection),
+            codec=self.form.codec,
+            columns=(*self.form.columns, *blocks.columns),
+            statistics=statistics,
             software=software_versions(),
-            extra={"settings": self._plan.settings, "blocks": self._blocks.manifest.extra},
+            extra={"settings": self._plan.settings, "blocks": blocks.origin},
         )
-        finish(self.output_dir, manifest)
-        size = manifest.statistics["bytes_per_token"]
-        rank_zero_info(f"Recorded {int(tokens):,} tokens at {size:.1f} bytes each into {self.output_dir}")
 
     @property
-    def _blocks(self) -> TokenBlocks:
+    def _blocks(self) -> RecordingData:
         assert self._data is not None, "attach comes first"
         return self._data
 
     @property
     def _vocab_size(self) -> int:
-        return self.teacher.vocab_size or self._blocks.manifest.vocab_size
+        return self.teacher.vocab_size or self._blocks.vocab_size
 
     @property
-    def _splits(self) -> dict[str, SplitInfo]:
-        """The splits of the store: those of the blocks, in chunks of the plan's size."""
-        assert self._plan is not None
-        return {
-            name: SplitInfo(count, count * self._blocks.manifest.block_size, self._plan.blocks_per_chunk)
-            for name, count in self._num_blocks().items()
-        }
+    def _encoder(self) -> TargetEncoder:
+        return TargetEncoder(self.teacher, self.form, self._vocab_size)
 
-    def _num_blocks(self) -> dict[str, int]:
-        """Blocks to record of each split: all that there are, or as many as the data's settings allow."""
-        available = self._blocks.manifest.splits
-        counts = {name: available[name].num_blocks for name in self.split_names if name in available}
-        limits = self._blocks.max_blocks
-        return {name: min(count, limits[name] or count) for name, count in counts.items() if count}
+    def _splits(self) -> dict[str, SplitInfo]:
+        """The splits of the store, whose lengths are known now."""
+        assert self._plan is not None
+        splits = {}
+        for name, count in self._blocks.num_blocks.items():
+            assert count is not None, "the loop ends when all data were read"
+            splits[name] = SplitInfo(count, count * self._blocks.block_size, self._plan.blocks_per_chunk)
+        return splits
+
+    def _on_rank_zero(self, function: Callable[[], _T]) -> _T:
+        """What a function gives on the first rank, on all."""
+        result: Any = function() if self.trainer.is_global_zero else None
+        return self.trainer.strategy.broadcast(result)  # type: ignore[no-any-return]
+
+    def _check_ranks(self) -> None:
+        """Refuse data that give each rank blocks of its own: the same number would mean another block on each."""
+        if self._blocks.identity() != self._on_rank_zero(self._blocks.identity):
+            raise ValueError(
+                f"Every rank must be given all blocks, of which it records its chunks, got others on rank "
+                f"{self.global_rank} than on rank 0. Leave distributed samplers out of the data, or set "
+                "trainer.devices to 1."
+            )
 
     def _make_plan(self) -> RecordingPlan:
-        settings = {
-            "teacher": self.teacher.describe(),
-            "blocks": hashlib.sha256((self._blocks.path / MANIFEST_FILE).read_bytes()).hexdigest(),
-            "selection": asdict(self.selection),
-            "values": self.values,
-            "batch_size": self._blocks.batch_size,
-            "blocks_per_chunk": self.blocks_per_chunk,
-            "num_blocks": self._num_blocks(),
-        }
-        plan = earlier_plan(self.output_dir, settings)
+        plan = self._on_rank_zero(lambda: self.output.earlier_plan(self._settings()))
         if plan is None:
-            plan = self._pilot(settings)
-            plan.save(self.output_dir)
+            # On all ranks, as a sharded teacher computes on all or none.
+            bytes_per_block = self._pilot()
+            plan = self._on_rank_zero(partial(self._new_plan, bytes_per_block))
         return plan
 
-    def _pilot(self, settings: dict[str, Any]) -> RecordingPlan:
-        """Record one batch to see how large the store will be."""
-        blocks, batch_size = self._blocks.manifest, self._blocks.batch_size
-        reader = BlockReader(self._blocks.path, next(iter(self._num_blocks())))
-        batch = collate(BlockDataset(reader)[range(min(batch_size, len(reader)))])
-        batch = {name: tensor.to(self.trainer.strategy.root_device) for name, tensor in batch.items()}
-        with torch.inference_mode():
-            sizes = [figures["bytes"] for _, figures in self._record(batch)]
-        bytes_per_block = sum(sizes) / len(sizes)
-        wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
-        num_blocks = sum(self._num_blocks().values())
-        check_space(self.output_dir, num_blocks * bytes_per_block)
-        rank_zero_info(
-            f"The store will have about {num_blocks * bytes_per_block / 1e6:,.1f} MB: "
-            f"{num_blocks * blocks.block_size:,} tokens at {bytes_per_block / blocks.block_size:.1f} bytes"
-        )
-        return RecordingPlan(settings, -(-wanted // batch_size) * batch_size, bytes_per_block)
-
-    def _missing(self, name: str) -> list[int]:
-        if (self.output_dir / MANIFEST_FILE).exists():
-            return []
-        split, done = self._splits[name], done_chunks(self.output_dir / name)
-        return [chunk for chunk in range(num_chunks(split.num_blocks, split.blocks_per_chunk)) if chunk not in done]
-
-    def _chunk_blocks(self, name: str, index: int) -> range:
-        split = self._splits[name]
-        start = index * split.blocks_per_chunk
-        return range(start, start + blocks_in_chunk(index, split))
-
-    def _record(self, batch: dict[str, Tensor]) -> Iterator[tuple[Item, dict[str, float]]]:
-        """Encode each block of a batch, with its figures for the manifest."""
-        targets = self.teacher(batch)
-        if not isinstance(targets, HiddenTargets):
-            raise ValueError(
-                f"record must have a teacher that computes its logits, got {type(self.teacher).__name__}. Set "
-                "model.teacher to pd_lightning.teachers.FrozenTeacher."
-            )
-        labels = batch["labels"]
-        selected, counts = self.selection.select(targets.hidden, targets.head, labels.flatten())
-        block = torch.cat([batch["input_ids"][:, :1], labels], dim=1).cpu().numpy()
-        T = labels.shape[1]
-        for row in range(len(labels)):
-            rows = slice(row * T, (row + 1) * T)
-            yield self._encode(block[row], selected.rows(rows), counts[rows])
-
-    def _encode(self, block: np.ndarray, targets: SparseTargets, counts: Tensor) -> tuple[Item, dict[str, float]]:
-        kept = targets.logprobs > -torch.inf
-        ids, logprobs = targets.ids[kept].cpu().numpy(), targets.logprobs[kept].cpu().numpy()
-        assert targets.log_tail is not None
-        columns = {"log_tail": targets.log_tail, **targets.statistics}
-        item = encode_targets(
-            block,
-            counts.cpu().numpy(),
-            ids,
-            logprobs,
-            {name: values.cpu().numpy() for name, values in columns.items()},
-            values=self.values,
-            vocab_size=self._vocab_size,
-        )
-        figures = {
-            "tokens": float(len(counts)),
-            "bytes": float(sum(array.nbytes for array in item.values())),
-            "kept_ids": float(counts.sum()),
-            "kept_mass": float(np.exp(logprobs, dtype=np.float64).sum()),
-            "entropy": float(targets.statistics["entropy"].sum()),
+    def _settings(self) -> dict[str, Any]:
+        blocks = self._blocks
+        return {
+            "teacher": self.teacher.describe(),
+            "blocks": blocks.identity(),
+            "selection": asdict(self.form.selection),
+            "codec": self.form.codec,
+            "batch_sizes": blocks.batch_sizes,
+            "blocks_per_chunk": self.blocks_per_chunk,
+            "num_blocks": blocks.num_blocks,
         }
-        return item, figures
 
+    def _new_plan(self, bytes_per_block: float) -> RecordingPlan:
+        blocks = self._blocks
+        batch_size = math.lcm(*blocks.batch_sizes.values())
+        wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
+        plan = RecordingPlan(self._settings(), -(-wanted // batch_size) * batch_size, bytes_per_block)
+        counts = [count for count in blocks.num_blocks.values() if count is not None]
+        num_blocks = plan.blocks_per_chunk if self.output.is_remote else sum(counts)
+        check_space(self.output.folder, num_blocks * bytes_per_block)
+        size = f"{bytes_per_block / blocks.block_size:.1f} bytes a token"
+        if len(counts) == len(blocks.num_blocks):
+            tokens = sum(counts) * blocks.block_size
+            size = f"about {sum(counts) * bytes_per_block / 1e6:,.1f} MB: {tokens:,} tokens at {size}"
+        rank_zero_info(f"The store will have {size}")
+        self.output.save_plan(plan)
+        return plan
 
-def _add(figures: list[dict[str, float]]) -> dict[str, float]:
-    return {key: sum(part[key] for part in figures) for key in figures[0]}
+    def _pilot(self) -> float:
+        """Record one batch to see how large a block will be, in bytes."""
+        device = self.trainer.strategy.root_device
+        tensors = {name: tensor.to(device) for name, tensor in self._blocks.first().items()}
+        with torch.no_grad():
+            selected = self._encoder.select(RecordingBatch("", None, tensors))
+        sizes = [encoded.figures["bytes"] for encoded in self._encoder.encode(selected)]
+        return sum(sizes) / len(sizes)

@@ -9,7 +9,7 @@ from typing import Any
 from pd_lightning.store.durable import write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
 
-_FILE = "recording.json"
+PLAN_FILE = "recording.json"
 
 
 @dataclass
@@ -30,7 +30,7 @@ class RecordingPlan:
     def save(self, folder: Path) -> None:
         """Write the plan into the folder of the store."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / _FILE, json.dumps(asdict(self), indent=1).encode())
+        write_durably(folder / PLAN_FILE, json.dumps(asdict(self), indent=1).encode())
 
 
 def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None:
@@ -46,7 +46,7 @@ def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None
     Raises:
         ValueError: If the folder holds a recording with other settings, or other files.
     """
-    path = folder / _FILE
+    path = folder / PLAN_FILE
     if path.is_file():
         plan = RecordingPlan(**json.loads(path.read_text(encoding="utf-8")))
         _compare(folder, plan.settings, settings)

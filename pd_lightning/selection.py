@@ -1,5 +1,6 @@
 """What is kept of a teacher's logits: the most probable ids, and figures over the whole vocabulary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from pd_lightning.targets import STATISTICS, Head, SparseTargets
 from pd_lightning.transforms.top_pk import cut
 
 COLUMNS = STATISTICS
+Place = tuple[str, int]  # split, number of the block in it
 # On a CPU small buffers are used again and again, where fresh large ones cost a page fault every 4 kB; a GPU wants
 # large ones.
 _CHUNK_BYTES = {"cpu": 4 * 2**20}
@@ -41,20 +43,22 @@ class Selection:
                 "model.selection.k and model.selection.min_k."
             )
 
-    def select(self, hidden: Tensor, head: Head, labels: Tensor) -> tuple[SparseTargets, Tensor]:
+    def select(
+        self, hidden: Tensor, head: Head, labels: Tensor, places: Sequence[Place] = ()
+    ) -> tuple[SparseTargets, Tensor]:
         """Select from the logits of N positions, a chunk of them at a time.
 
         Args:
             hidden: The teacher's hidden states, float `[N, D]`.
             head: Maps hidden states `[n, D]` to logits `[n, V]`.
             labels: The next token of each position, int64 `[N]`.
+            places: Where the positions' blocks are: of no consequence here, where nothing is drawn at random.
 
         Returns:
             The kept ids, most probable first, with true log-probabilities, the tail and a statistic for each of
             `COLUMNS`; and the number kept at each position, int64 `[N]`.
         """
-        vocab_size = head(hidden[:1]).shape[-1]
-        size = max(1, _CHUNK_BYTES.get(hidden.device.type, _LARGE_CHUNK_BYTES) // (4 * vocab_size))
+        size = rows_at_a_time(hidden, head)
         parts = [self._chunk(head(hidden[i : i + size]), labels[i : i + size]) for i in range(0, len(hidden), size)]
         tails = [part.log_tail for part in parts if part.log_tail is not None]
         targets = SparseTargets(
@@ -67,24 +71,41 @@ class Selection:
 
     def _chunk(self, logits: Tensor, labels: Tensor) -> SparseTargets:
         logits = logits.float()
-        log_z = logits.logsumexp(dim=-1)
+        statistics = statistics_of(logits, labels)
         values, ids = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
-        label_logits = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        mean = logits.mean(dim=-1)
-        statistics = {
-            "log_z": log_z,
-            "mean": mean - log_z,
-            "std": (logits - mean.unsqueeze(-1)).square_().mean(dim=-1).sqrt(),
-            "entropy": log_z - _expected(logits, log_z),
-            "label_logprob": label_logits - log_z,
-        }
-        return cut(
-            SparseTargets(ids, values - log_z.unsqueeze(-1), kind="none", statistics=statistics), self.p, self.min_k
-        )
+        logprobs = values - statistics["log_z"].unsqueeze(-1)
+        return cut(SparseTargets(ids, logprobs, kind="none", statistics=statistics), self.p, self.min_k)
+
+
+def rows_at_a_time(hidden: Tensor, head: Head) -> int:
+    """Give how many positions to compute the logits of at a time: a pure function of the vocabulary and the device."""
+    vocab_size = head(hidden[:1]).shape[-1]
+    return max(1, _CHUNK_BYTES.get(hidden.device.type, _LARGE_CHUNK_BYTES) // (4 * vocab_size))
+
+
+def statistics_of(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Compute each of `COLUMNS` for n positions.
+
+    Args:
+        logits: The teacher's logits, float32 `[n, V]`.
+        labels: The next token of each position, int64 `[n]`.
+
+    Returns:
+        Figures in nats, float32 `[n]`, by name.
+    """
+    log_z = logits.logsumexp(dim=-1)
+    mean = logits.mean(dim=-1)
+    return {
+        "log_z": log_z,
+        "mean": mean - log_z,
+        "std": (logits - mean.unsqueeze(-1)).square_().mean(dim=-1).sqrt(),
+        "entropy": log_z - _expected(logits, log_z),
+        "label_logprob": logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - log_z,
+    }
 
 
 def _expected(logits: Tensor, log_z: Tensor) -> Tensor:
     """Expected logit under the softmax: entropy is log Z minus it."""
     probs = (logits - log_z.unsqueeze(-1)).exp_()
     # An impossible id has logit -inf and probability 0, and counts for nothing.
-    return torch.where(probs > 0, probs.mul_(logits), 0.0).sum(dim=-1)
+    return torch.linalg.vecdot(probs, logits.clamp(min=torch.finfo(logits.dtype).min))

@@ -86,6 +86,11 @@ class Form:
 class Targets(Protocol):
     """Targets of N positions; `rows` gives those of a slice of them, ready for transforms and losses."""
 
+    @property
+    def missing(self) -> Tensor | None:
+        """Where there are none, bool `[N]`; None for nowhere."""
+        ...
+
     def __len__(self) -> int: ...
 
     def rows(self, rows: slice) -> "SparseTargets | DenseTargets":
@@ -104,6 +109,8 @@ class _Treatment:
         compensation: What a loss with `temperature_squared` is multiplied by, since gradients shrink as
             1/temperature²: a number, or one of each position, float `[N]`.
         weight: Factor of each position's loss, float `[N]`; None for 1.
+        missing: Where the teacher said nothing, bool `[N]`: such positions hold targets of no meaning, and are trained
+            on the LM loss alone. None for nowhere.
         standardized: Whether a loss on logits shall compare them less their mean.
         dropped: Probability that the teacher gives to ids that the student lacks, float `[N]`; None for 0.
         statistics: The teacher's figures for each position over its whole vocabulary, float `[N]` each.
@@ -115,6 +122,7 @@ class _Treatment:
     student_temperature: AnyTemperature | None = None
     compensation: AnyTemperature = 1.0
     weight: Tensor | None = None
+    missing: Tensor | None = None
     standardized: bool = False
     dropped: Tensor | None = None
     statistics: dict[str, Tensor] = field(default_factory=dict)
@@ -237,6 +245,8 @@ class HiddenTargets:
 
     hidden: Tensor
     head: Head
+
+    missing: None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return self.hidden.shape[0]

@@ -27,6 +27,7 @@ class Totals:
             terms.kd_loss,
             terms.agreement,
             terms.dropped_mass,
+            terms.num_targets,
             terms.num_tokens,
         ]
         # A step of 1e8 tokens has more digits than float32 keeps; MPS has no float64.
@@ -43,12 +44,13 @@ class Totals:
             reduce: Sums a tensor over all ranks.
 
         Returns:
-            Means over the labelled positions by name, and the number of those positions, scalars.
+            Means by name, of the two losses over the labelled positions and of what tells of the teacher over those
+            with targets; and the number of labelled positions, scalars.
         """
         assert self._sums is not None, "add comes first"
         sums = reduce(self._sums)
-        num_tokens = sums[-1]
-        means = sums[:-1] / num_tokens.clamp(min=1.0)
+        num_targets, num_tokens = sums[-2], sums[-1]
+        means = torch.cat([sums[:2] / num_tokens.clamp(min=1.0), sums[2:-2] / num_targets.clamp(min=1.0)])
         names = _NAMES[: 5 if self._drops else 4 if self._has_targets else 2]
         self._sums, self._has_targets, self._drops = None, False, False
         return {name: means[index].float() for index, name in enumerate(names)}, num_tokens

@@ -47,7 +47,7 @@ class PDTrainer(Trainer):
 
         Args:
             model: The recorder; it reads the missing blocks itself, chunk by chunk.
-            datamodule: The blocks.
+            datamodule: The blocks: TokenBlocks, or any other data with batches of `input_ids`.
         """
         model.attach(datamodule)
         limit = self.limit_predict_batches
@@ -56,6 +56,8 @@ class PDTrainer(Trainer):
                 "record must see every block of a chunk, got trainer.fast_dev_run or trainer.limit_predict_batches. To "
                 "record fewer blocks, set data.init_args.max_train_blocks and data.init_args.max_val_blocks."
             )
+        # Sharded weights are gathered into storage that must not have been made in inference mode.
+        self.predict_loop.inference_mode = False
         self.predict(model, return_predictions=False)
         self.strategy.barrier("recorded")
         if self.is_global_zero:

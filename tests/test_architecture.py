@@ -18,10 +18,27 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
     "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
     "module": {"module", "muon", "optimization", "speed", "surroundings", "totals"},
-    "record": {"record", "recording_plan", "selection"},
+    "record": {
+        "chunk_writer",
+        "recompute",
+        "record",
+        "recording_batches",
+        "recording_data",
+        "recording_loaders",
+        "recording_output",
+        "recording_plan",
+        "recording_targets",
+        "sampling",
+        "selection",
+        "spool",
+        "store_format",
+        "training_batch",
+        "training_store",
+    },
     "export": {"export", "model_card"},
     "objective": {"chunking", "objective", "position_statistics"},
     "report": {"charts", "report"},
+    "inspection": {"inspection", "inspection_figures", "inspection_page"},
 }
 # What a room may import, besides itself. Nothing imports `callbacks`: YAML joins them.
 ARROWS = {
@@ -33,7 +50,7 @@ ARROWS = {
     "language_model": {"targets"},
     "tokenizers": set(),
     "students": {"language_model", "tokenizers"},
-    "teachers": {"language_model", "targets", "tokenizers"},
+    "teachers": {"checkpoints", "language_model", "targets", "tokenizers"},
     "context": set(),
     "losses": {"targets"},
     "transforms": {"context", "schedules", "targets"},
@@ -54,14 +71,15 @@ ARROWS = {
     },
     "store": {"version"},
     "data": {"store"},
-    "record": {"data", "store", "targets", "teachers", "transforms"},
+    "record": {"context", "data", "store", "targets", "teachers", "transforms"},
     "checkpoints": {"store"},
     "export": {"checkpoints", "module", "store", "version"},
     "schedule_plot": {"module", "schedules", "teachers"},
-    "cli": {"checkpoints", "data", "export", "module", "record", "schedule_plot", "store", "version"},
+    "cli": {"checkpoints", "data", "export", "inspection", "module", "record", "schedule_plot", "store", "version"},
     "report": set(),
+    "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
-    "callbacks": {"export", "losses", "objective", "store", "targets"},
+    "callbacks": {"data", "export", "losses", "objective", "record", "store", "targets"},
 }
 # Libraries that a room does without.
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

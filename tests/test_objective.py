@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.targets import DenseTargets, Head, HiddenTargets
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK, Transform
-from pd_lightning.weightings import Weights
+from pd_lightning.weightings import TeacherEntropy, Weights
 
 N, D, V = 7, 5, 11
 
@@ -141,6 +143,56 @@ def test_without_targets_it_is_the_lm_loss(problem: tuple[Tensor, Tensor, Tensor
     torch.testing.assert_close(terms.loss.detach(), terms.lm_loss)
     assert terms.kd_loss is None
     assert terms.agreement is None
+
+
+MISSING = torch.tensor([False, True, True, False, False, False, True])
+
+
+@of_every_loss([*WHOLE, "none", "sampled"])
+def test_where_the_teacher_said_nothing_the_lm_loss_alone_counts(
+    small: tuple[Tensor, Tensor, Tensor, DenseTargets], loss: Loss, tail: str
+) -> None:
+    """As if those positions had come in a batch of their own, without targets."""
+    hidden, weight, labels, targets = small
+    missing = MISSING[: len(labels)]
+    certain = torch.full_like(targets.logprobs, -torch.inf).index_fill(1, torch.tensor([0]), 0.0)
+    mixed = replace(
+        targets,
+        logprobs=torch.where(missing[:, None], certain, targets.logprobs),
+        statistics={"log_z": targets.statistics["log_z"].masked_fill(missing, 0.0)},
+        missing=missing,
+    )
+    objective = objective_with(loss, tail)
+    whole = objective(hidden[None], head(weight), labels[None], mixed, 0.6)
+    with_targets = objective(
+        hidden[None], head(weight), labels.masked_fill(missing, -100)[None], replace(mixed, missing=None), 0.6
+    )
+    without = objective(hidden[None], head(weight), labels.masked_fill(~missing, -100)[None])
+    assert with_targets.kd_loss is not None
+    torch.testing.assert_close(whole.loss, with_targets.loss + without.loss)
+    torch.testing.assert_close(whole.lm_loss, with_targets.lm_loss + without.lm_loss)
+    assert (whole.kd_loss, whole.agreement) == (with_targets.kd_loss, with_targets.agreement)
+    assert (whole.num_tokens, whole.num_targets) == (
+        with_targets.num_tokens + without.num_tokens,
+        with_targets.num_tokens,
+    )
+    torch.testing.assert_close(
+        torch.autograd.grad(whole.loss, (hidden, weight)),
+        torch.autograd.grad(with_targets.loss + without.loss, (hidden, weight)),
+    )
+
+
+def test_routing_by_figures_leaves_positions_without_targets_out(
+    problem: tuple[Tensor, Tensor, Tensor, DenseTargets],
+) -> None:
+    hidden, weight, labels, targets = problem
+    entropy = torch.tensor([0.1, 0.0, 0.0, 0.2, 0.3, 0.0, 0.0])
+    mixed = replace(targets, missing=MISSING, statistics={"entropy": entropy})
+    objective = Objective(weighting={"surest": TeacherEntropy(0.5)})
+    weights = objective._weights(hidden, head(weight), labels[None], mixed, 0.6, None)
+    # Positions 0, 3 and 4 have labels and targets; half of them is two, the surest.
+    torch.testing.assert_close(weights.kd.float(), torch.tensor([0.0, 0.0, 0.0, 0.0, 0.6, 0.6, 0.0]))
+    torch.testing.assert_close(weights.lm.float(), torch.tensor([1.0, 1.0, 1.0, 1.0, 0.4, 0.4, 1.0]))
 
 
 def test_hidden_targets_are_the_teachers_distribution(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:

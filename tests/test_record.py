@@ -1,6 +1,10 @@
+import errno
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +175,7 @@ def test_the_store_holds_the_blocks_own_tokens(truncated_store: Path, blocks: Pa
 def test_a_second_start_writes_what_is_missing_and_no_more(
     blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pd_lightning.record as module
+    import pd_lightning.recording_output as module
 
     record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
     write, written = module.write_chunk, []
@@ -195,9 +199,27 @@ def test_a_second_start_writes_what_is_missing_and_no_more(
     assert len(written) == 3, "a third start has nothing to do"
 
 
-def test_two_ranks_record_what_one_does(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
-    """Three chunks for two ranks, of two splits: one rank has a chunk more, and another split."""
-    settings = {
+SHARDED = {
+    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+    "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
+}
+
+
+def start(folder: Path, store: Path, settings: dict[str, Any], **trainer: Any) -> subprocess.Popen:
+    """Run the command in a process of its own."""
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    settings = {**settings, "trainer": {**quiet, **trainer}}
+    settings["model"] = {**settings["model"], "output_dir": str(store)}
+    config = folder / f"{store.name}.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "pd_lightning", "record", "--config", str(config)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+
+
+@pytest.fixture
+def settings(blocks: Path, teacher_dir: Path) -> dict[str, Any]:
+    """Three chunks, the last of each split being short."""
+    return {
         "model": {
             "teacher": {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}},
             "selection": {"p": 0.9, "k": 20},
@@ -207,18 +229,122 @@ def test_two_ranks_record_what_one_does(blocks: Path, teacher_dir: Path, tmp_pat
             "class_path": "pd_lightning.data.TokenBlocks",
             "init_args": {"path": str(blocks), "batch_size": 4, "max_train_blocks": 14, "max_val_blocks": 5},
         },
-        "trainer": {"accelerator": "cpu", "strategy": "ddp", "enable_progress_bar": False, "logger": False},
     }
-    for devices in (1, 2):
-        settings["model"]["output_dir"] = str(tmp_path / f"ranks-{devices}")
-        settings["trainer"]["devices"] = devices
-        config = tmp_path / f"{devices}.yaml"
-        config.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-m", "pd_lightning", "record", "--config", str(config)]
-        subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    for name in ("train/chunk-000000.bin", "train/chunk-000001.bin", "val/chunk-000000.bin"):
-        assert (tmp_path / "ranks-2" / name).read_bytes() == (tmp_path / "ranks-1" / name).read_bytes()
-    assert verify_folder(tmp_path / "ranks-2") == []
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = {path.relative_to(folder) for folder in (one, other) for path in folder.rglob("*") if path.is_file()}
+    different = [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+    return different == []
+
+
+def test_two_ranks_record_what_one_does(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Of three chunks in two splits one rank has two: with a sharded teacher the other computes along."""
+    assert start(tmp_path, tmp_path / "one", settings).wait(300) == 0
+    for name, strategy in (("copies", "ddp"), ("shards", SHARDED)):
+        assert start(tmp_path, tmp_path / name, settings, strategy=strategy, devices=2).wait(300) == 0
+        assert same_files(tmp_path / name, tmp_path / "one")
+        assert verify_folder(tmp_path / name) == []
+
+
+PROJECT = """
+import lightning.pytorch as pl, torch
+from torch.utils.data import DataLoader, IterableDataset
+from pd_lightning.store.reader import BlockReader
+
+class Stream(IterableDataset):
+    def __init__(self, folder, first):
+        self.folder, self.first = folder, first
+    def __iter__(self):
+        reader = BlockReader(self.folder, "train")
+        return ({"input_ids": torch.from_numpy(reader[self.first + i]["block"])} for i in range(22))
+
+class Project(pl.LightningDataModule):
+    def __init__(self, folder: str, by_rank: bool = False):
+        super().__init__()
+        self.folder, self.tokenizer_dir, self.by_rank = folder, folder + "/tokenizer", by_rank
+    def train_dataloader(self):
+        return DataLoader(Stream(self.folder, self.trainer.global_rank if self.by_rank else 0), batch_size=4)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_record_a_stream_whose_length_nobody_knows(
+    settings: dict[str, Any], blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project.py").write_text(PROJECT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    settings["data"] = {"class_path": "project.Project", "init_args": {"folder": str(blocks)}}
+    assert start(tmp_path, tmp_path / "one", settings).wait(300) == 0
+    assert start(tmp_path, tmp_path / "two", settings, strategy=SHARDED, devices=2).wait(300) == 0
+    assert same_files(tmp_path / "two", tmp_path / "one")
+    settings["data"]["init_args"]["by_rank"] = True
+    assert start(tmp_path, tmp_path / "three", settings, strategy=SHARDED, devices=2).wait(300) == 1
+    assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Twenty kills, most amid writing: every block is there once, as if there had been none."""
+    settings["model"]["blocks_per_chunk"] = settings["data"]["init_args"]["batch_size"] = 1
+    settings["data"]["init_args"] |= {"max_train_blocks": 400, "max_val_blocks": 20}
+    assert start(tmp_path, tmp_path / "whole", settings).wait(300) == 0
+    store, chance, kills = tmp_path / "killed", random.Random(0), 0
+    for number in range(40):
+        process, before = start(tmp_path, store, settings), len(list(store.glob("*/*.bin")))
+        if number % 4:
+            while process.poll() is None and len(list(store.glob("*/*.bin"))) == before:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.2))
+        else:
+            time.sleep(chance.uniform(0, 8))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        if kills == 20:
+            break
+    assert kills == 20, "the data must last for 20 kills"
+    assert not (store / "manifest.json").exists()
+    assert start(tmp_path, store, settings).wait(300) == 0
+    assert same_files(store, tmp_path / "whole")
+    assert verify_folder(store) == []
+
+
+def test_logits_that_are_no_numbers_are_not_written(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    model = load_causal_lm(str(teacher_dir), "float32", "model")
+    token = int(BlockReader(blocks, "train")[9]["block"][3])
+    before = [block for block in range(9) if token in BlockReader(blocks, "train")[block]["block"][:-1]]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    with pytest.raises(ValueError, match=r"targets must be numbers, got \d+ NaN in .*run it in bfloat16 or float32"):
+        record(FrozenTeacher(model), blocks, tmp_path / "store")
+    assert len(list(tmp_path.glob("store/train/*.bin"))) == min([*before, 9]) // 8
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_a_full_disk_leaves_what_is_written(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pd_lightning.store.chunks as module
+
+    publish, published = module.publish, []
+
+    def full_after_two(written: Path, final: Path) -> None:
+        if len(published) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        published.append(final)
+        publish(written, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "publish", full_after_two)
+        with pytest.raises(OSError, match=r"disk full while writing chunk 2 of .*2 chunks \(.* are written and stay"):
+            record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    assert sorted(tmp_path.glob("store/*/*.bin")) == published
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    assert same_files(tmp_path / "store", tmp_path / "whole")
 
 
 def test_limits_that_would_cut_a_chunk_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:

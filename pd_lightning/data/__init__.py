@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pd_lightning.data.mix import MixedIn
 from pd_lightning.data.sources import HuggingFace, JSONLines, Parquet, Source, StandardLibrary, TextFiles
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HuggingFace",
     "JSONLines",
+    "MixedIn",
     "Parquet",
     "Source",
     "StandardLibrary",

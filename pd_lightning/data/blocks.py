@@ -13,10 +13,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from pd_lightning.data import resume
-from pd_lightning.data.batch import BlockDataset, collate
+from pd_lightning.data.batch import BlockDataset, MixedDataset, collate
+from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
 from pd_lightning.data.order import BlockSampler, Order, Position, advance
+from pd_lightning.data.remote import Folders
+from pd_lightning.data.suitability import check_split, check_validation
 from pd_lightning.store.manifest import Manifest, read_manifest
-from pd_lightning.store.reader import BlockReader
 
 
 class BlockLoader(DataLoader[Any]):
@@ -44,20 +46,30 @@ class TokenBlocks(LightningDataModule):
     batches as the token blocks it was recorded from. A checkpoint holds the position, so that a resumed run sees
     exactly the blocks that are due, even with other ranks, workers or batch sizes.
 
+    Further folders can be mixed in: stores of other teachers, or token blocks that are trained on the LM loss alone. An
+    epoch is one pass over `path`; each other folder is read on from where the epoch before stopped.
+
     Args:
-        path: A folder written by `pd-lightning tokenize` or `pd-lightning record`.
+        path: A folder written by `pd-lightning tokenize` or `pd-lightning record`, or its address in object storage:
+            `s3://bucket/store`, or anything else that fsspec knows.
         batch_size: Blocks a device sees at a time.
         val_batch_size: The same in validation. Default: `batch_size`.
         val_path: Another folder to take the validation split from.
         num_workers: Processes that read and decode, on each rank. 0 reads in the training process.
         seed: Of the order.
-        shuffle: Whether each epoch has another order; otherwise it is that of the folder.
+        shuffle: Whether each epoch has another order; otherwise it is that of the folder or, in a store recorded while
+            the teacher trained, that of the teacher's steps.
         shuffle_window: 0 shuffles over the whole split; a number keeps reading local, shuffling runs of an eighth
             of it and then within windows of it, for storage where jumping about is slow.
         max_train_blocks: Use only the first so many training blocks.
         max_val_blocks: Use only the first so many validation blocks.
         pin_memory: Page-locked batches for faster copies to a GPU. Default: where training is on a GPU.
         prefetch_factor: Batches that each worker keeps ready.
+        mix: Further folders whose training blocks are mixed in, by a name of yours.
+        min_teacher_step: Of a store recorded while the teacher trained, use only the blocks from this step of the
+            teacher on.
+        cache_dir: Where chunks of folders in object storage are kept.
+        cache_gb: What they may take there for each folder, in GB: those used least recently go first.
 
     Raises:
         ValueError: A number is out of range.
@@ -77,10 +89,14 @@ class TokenBlocks(LightningDataModule):
         max_val_blocks: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int = 4,
+        mix: dict[str, MixedIn] | None = None,
+        min_teacher_step: int = 0,
+        cache_dir: str = "~/.cache/pd-lightning",
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.val_path = Path(val_path) if val_path is not None else self.path
+        self._addresses = (path, path if val_path is None else val_path)
+        self._files = Folders(Path(cache_dir), cache_gb)
         self.batch_size = _at_least(1, "batch_size", batch_size)
         self.val_batch_size = _at_least(1, "val_batch_size", batch_size if val_batch_size is None else val_batch_size)
         self.num_workers = _at_least(0, "num_workers", num_workers)
@@ -93,25 +109,39 @@ class TokenBlocks(LightningDataModule):
         }
         self.pin_memory = pin_memory
         self.prefetch_factor = _at_least(1, "prefetch_factor", prefetch_factor)
-        self._readers: dict[str, BlockReader] = {}
+        self.mix = mix or {}
+        self.min_teacher_step = _at_least(0, "min_teacher_step", min_teacher_step)
+        self._parts: dict[str, list[BlockDataset]] = {}
         self._start = Position()
 
     @cached_property
+    def path(self) -> Path:
+        """The folder of the data; of one in object storage, its local copy."""
+        return self._files.local(self._addresses[0])
+
+    @cached_property
+    def val_path(self) -> Path:
+        """The folder that the validation split is taken from."""
+        same = self._addresses[0] == self._addresses[1]
+        return self.path if same else self._files.local(self._addresses[1])
+
+    @cached_property
     def manifest(self) -> Manifest:
-        """The manifest of `path`."""
-        return read_manifest(self.path)
+        """The manifest of `path`; with `mix`, what all its folders have in common."""
+        return in_common([read_manifest(folder) for folder in self._folders])
 
     @property
     def kind(self) -> str:
-        """`logits` (with the teacher's targets), or `blocks` where a split that is in use has tokens alone."""
-        kinds = {reader.manifest.kind for reader in self._readers.values()} or {self.manifest.kind}
-        return "blocks" if "blocks" in kinds else "logits"
+        """`logits` where training, or else the split in use, has teacher's targets; `blocks` where it has none."""
+        parts = self._parts.get("train") or self._parts.get("val")
+        kinds = {part.reader.manifest.kind for part in parts} if parts else {self.manifest.kind}
+        return "logits" if "logits" in kinds else "blocks"
 
     @property
     def block_size(self) -> int:
         """Positions of the longest blocks in use; those of `val_path` may be longer."""
-        readers = self._readers.values()
-        return max((reader.manifest.block_size for reader in readers), default=self.manifest.block_size)
+        manifests = [part.reader.manifest for parts in self._parts.values() for part in parts]
+        return max((manifest.block_size for manifest in manifests), default=self.manifest.block_size)
 
     @property
     def vocab_size(self) -> int:
@@ -126,11 +156,11 @@ class TokenBlocks(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Opens the splits that the stage reads, and checks them."""
         if stage == "fit":
-            self._open("train", self.path)
+            self._open_train()
             if self.trainer is not None and resume.consumed(self.trainer) == 0:
                 self._start = Position()  # a new run, unless a checkpoint is about to say otherwise
         if self.trainer is None or stage != "fit" or self.trainer.limit_val_batches:
-            self._open("val", self.val_path)
+            self._open_val()
 
     def train_dataloader(self) -> BlockLoader:
         """This rank's training batches from wherever training stands."""
@@ -140,7 +170,7 @@ class TokenBlocks(LightningDataModule):
     def val_dataloader(self) -> BlockLoader:
         """This rank's share of the validation split, in the order of the folder, each block once."""
         self._check_trainer()
-        return self._loader("val", Order(self._num_blocks("val")), self.val_batch_size, Position)
+        return self._loader("val", Order(len(self._parts["val"][0])), self.val_batch_size, Position)
 
     def test_dataloader(self) -> BlockLoader:
         """The same as in validation."""
@@ -152,10 +182,9 @@ class TokenBlocks(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position for a checkpoint."""
-        if self.trainer is None or "train" not in self._readers:
+        if self.trainer is None or "train" not in self._parts:
             return {}
-        attention = self.manifest.document_attention
-        return resume.save(self.trainer, self._start, self._train_order, self._global_batch, attention)
+        return resume.save(self.trainer, self._start, self._train_order, self._global_batch, self._unchanging)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint's position.
@@ -165,14 +194,30 @@ class TokenBlocks(LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        self._start = resume.load(state_dict, self._train_order, self.manifest.document_attention)
+        self._start = resume.load(state_dict, self._train_order, self._unchanging)
         # The one moment before Lightning reads its counters; it offers data modules no hook for it.
         loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
         resume.align(loops, state_dict, self._global_batch, self.trainer.limit_train_batches == 1.0)
 
     @property
     def _train_order(self) -> Order:
-        return Order(self._num_blocks("train"), self.seed, self.shuffle, self.shuffle_window)
+        first, *others = self._parts["train"]
+        mix = tuple(
+            (len(part), mixed.per_epoch(len(part), len(first)))
+            for part, mixed in zip(others, self.mix.values(), strict=True)
+        )
+        return Order(len(first), self.seed, self.shuffle, self.shuffle_window, mix)
+
+    @property
+    def _unchanging(self) -> dict[str, Any]:
+        return {
+            "document_attention": self.manifest.document_attention,
+            "min_teacher_step": self.min_teacher_step,
+        }
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        return [self.path, *(self._files.local(mixed.path) for mixed in self.mix.values())]
 
     @property
     def _ranks(self) -> tuple[int, int]:
@@ -188,42 +233,38 @@ class TokenBlocks(LightningDataModule):
         if self.trainer is None:
             return self._start
         batches = resume.consumed(self.trainer) - self._start.batches
-        return advance(self._start, batches, self._num_blocks("train"), self._global_batch)
+        return advance(self._start, batches, self._train_order.length, self._global_batch)
 
-    def _num_blocks(self, split: str) -> int:
-        available = len(self._readers[split])
-        return min(available, self.max_blocks[split] or available)
-
-    def _open(self, split: str, folder: Path) -> None:
-        if split in self._readers:
+    def _open_train(self) -> None:
+        if "train" in self._parts:
             return
-        manifest = read_manifest(folder)
-        if split not in manifest.splits or manifest.splits[split].num_blocks == 0:
-            raise ValueError(f"{folder} must hold blocks in its {split} split, got none. {_EMPTY[split]}")
-        if folder != self.path and manifest.tokenizer.digest != self.manifest.tokenizer.digest:
-            raise ValueError(
-                f"data.val_path must hold blocks of the tokenizer of data.path, got {folder} and {self.path} with "
-                "different ones. Tokenize it with --tokenizer set to the tokenizer folder of data.path."
-            )
-        if manifest.kind == self.manifest.kind and manifest.vocab_size != self.vocab_size:
-            raise ValueError(
-                f"data.val_path must hold targets over the vocabulary of those of data.path, got {folder} with "
-                f"{manifest.vocab_size} ids and {self.path} with {self.vocab_size}. Record it with the teacher of "
-                "data.path."
-            )
-        attention = self.manifest.document_attention
-        if manifest.document_attention != attention:
-            raise ValueError(
-                f"data.val_path must hold blocks with the document_attention of data.path, got {folder} with "
-                f"{manifest.document_attention} and {self.path} with {attention}. Tokenize it with "
-                f"--document_attention {attention}."
-            )
-        self._readers[split] = BlockReader(folder, split)
+        manifests = {folder: read_manifest(folder) for folder in self._folders}
+        for folder, manifest in manifests.items():
+            check_split(manifest, folder, "train")
+        check_mixture(manifests)
+        split = manifests[self.path].splits["train"]
+        blocks = chosen_blocks(split, self.max_blocks["train"], self.min_teacher_step, self.shuffle)
+        parts = [BlockDataset(self._files.reader(self.path, "train"), blocks)]
+        for folder, mixed in zip(self._folders[1:], self.mix.values(), strict=True):
+            reader = self._files.reader(folder, "train")
+            parts.append(BlockDataset(reader, mixed.blocks(len(reader))))
+        self._parts["train"] = parts
+
+    def _open_val(self) -> None:
+        if "val" in self._parts:
+            return
+        manifest = read_manifest(self.val_path)
+        check_split(manifest, self.val_path, "val")
+        if self.val_path != self.path:
+            check_validation(manifest, self.val_path, self.manifest, self.path)
+        reader = self._files.reader(self.val_path, "val")
+        self._parts["val"] = [BlockDataset(reader, range(min(len(reader), self.max_blocks["val"] or len(reader))))]
 
     def _loader(self, split: str, order: Order, batch_size: int, position: Callable[[], Position]) -> BlockLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        parts = self._parts[split]
         return BlockLoader(
-            BlockDataset(self._readers[split]),
+            parts[0] if len(parts) == 1 else MixedDataset(parts, self.manifest),
             sampler=BlockSampler(order, batch_size, *self._ranks, position),
             batch_size=None,  # the sampler gives whole batches
             collate_fn=collate,
@@ -251,15 +292,6 @@ class TokenBlocks(LightningDataModule):
                 f"trainer.overfit_batches must be 0 with TokenBlocks, got {overfit_batches}. "
                 "Set data.max_train_blocks to the number of blocks to overfit."
             )
-
-
-_EMPTY = {
-    "train": "Tokenize more text, or set data.path to another folder.",
-    "val": (
-        "Set data.val_path to a folder that has one, tokenize again with a larger --val_fraction, or set "
-        "trainer.limit_val_batches to 0."
-    ),
-}
 
 
 def _at_least(least: int, name: str, value: int) -> int:

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 PADDING = -1
 """The index of a padding block: every rank makes the same number of steps, and nothing is counted twice."""
+_INTERLEAVING = 2**32 - 1  # in place of a source's number, where random numbers are drawn for all of them
 
 
-def epoch_order(num_blocks: int, seed: int, epoch: int, shuffle: bool = True, window: int = 0) -> NDArray[np.int64]:
+def epoch_order(
+    num_blocks: int, seed: int, epoch: int, shuffle: bool = True, window: int = 0, source: int = 0
+) -> NDArray[np.int64]:
     """The order in which one epoch visits the blocks.
 
     Args:
@@ -28,15 +31,14 @@ def epoch_order(num_blocks: int, seed: int, epoch: int, shuffle: bool = True, wi
         shuffle: False gives 0, 1, 2, … in every epoch.
         window: 0 permutes all blocks. Otherwise runs of `window // 8` neighbouring blocks are permuted, then blocks
             within successive windows of this length: reading stays local, which is what remote storage wants.
+        source: Which of the folders of a mixture: each has orders of its own.
 
     Returns:
         A permutation of `range(num_blocks)`, int64 `[num_blocks]`.
     """
     if not shuffle:
         return np.arange(num_blocks, dtype=np.int64)
-    # Sorting raw random bits instead of Generator.permutation: NumPy promises the bits across its versions, and not
-    # what permutation makes of them; a resumed run must find the same order after an upgrade.
-    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+    bits = _random_bits(seed, epoch, source)
     if window <= 0:
         return np.argsort(bits.random_raw(num_blocks), kind="stable").astype(np.int64)
     length = max(1, window // 8)
@@ -45,6 +47,12 @@ def epoch_order(num_blocks: int, seed: int, epoch: int, shuffle: bool = True, wi
     order = order[order < num_blocks]
     within = np.lexsort((bits.random_raw(num_blocks), np.arange(num_blocks) // window))
     return order[within].astype(np.int64)
+
+
+def _random_bits(seed: int, epoch: int, source: int = 0) -> np.random.PCG64:
+    # Sorting raw random bits instead of Generator.permutation: NumPy promises the bits across its versions, and not
+    # what permutation makes of them; a resumed run must find the same order after an upgrade.
+    return np.random.PCG64(np.random.SeedSequence([seed, epoch, source] if source else [seed, epoch]))
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,62 @@ def batches_left(block: int, num_blocks: int, global_batch: int) -> int:
 
 
 class Order(NamedTuple):
-    """All that decides in which order the blocks of a split come."""
+    """All that decides in which order the blocks of a split come.
+
+    Args:
+        num_blocks: Blocks of the first source; an epoch is one pass over them.
+        seed: The seed of the whole run.
+        shuffle: Whether each epoch has another order.
+        window: As in `epoch_order`.
+        mix: For each further source its number of blocks, and how many of them an epoch takes. The next epoch goes on
+            where it stopped, so that each source is read evenly.
+    """
 
     num_blocks: int
     seed: int = 0
     shuffle: bool = False
     window: int = 0
+    mix: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Blocks of an epoch, those of all sources together."""
+        return self.num_blocks + sum(count for _, count in self.mix)
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The order in which one epoch visits the blocks of all sources.
+
+        Args:
+            epoch: Counted from 0.
+
+        Returns:
+            int64 `[length]`; the blocks of a source are numbered on from those of the source before.
+        """
+        parts = [epoch_order(self.num_blocks, self.seed, epoch, self.shuffle, self.window)]
+        first = self.num_blocks
+        for source, (available, count) in enumerate(self.mix, 1):
+            parts.append(first + self._stretch(source, available, epoch * count, count))
+            first += available
+        return parts[0] if len(parts) == 1 else self._interleave(parts, epoch)
+
+    def _stretch(self, source: int, available: int, start: int, count: int) -> NDArray[np.int64]:
+        """A stretch of the passes over one source, laid end to end."""
+        numbers = range(start // available, -(-(start + count) // available))
+        passes = [epoch_order(available, self.seed, n, self.shuffle, self.window, source) for n in numbers]
+        return np.concatenate(passes)[start % available :][:count]
+
+    def _interleave(self, parts: list[NDArray[np.int64]], epoch: int) -> NDArray[np.int64]:
+        """Mix the sources, each in its own order: at random, or spread evenly where nothing is shuffled."""
+        if self.shuffle:
+            keys = _random_bits(self.seed, epoch, _INTERLEAVING).random_raw(self.length)
+        else:
+            keys = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
+        sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        turns = sources[np.argsort(keys, kind="stable")]
+        order = np.empty(self.length, dtype=np.int64)
+        for source, part in enumerate(parts):
+            order[turns == source] = part
+        return order
 
 
 class BlockSampler:
@@ -132,17 +190,16 @@ class BlockSampler:
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
-        return batches_left(0, self.order.num_blocks, self.global_batch)
+        return batches_left(0, self.order.length, self.global_batch)
 
     def __iter__(self) -> Iterator[list[int]]:
         return self._batches(self.position())
 
     def _batches(self, position: Position) -> Iterator[list[int]]:
-        num_blocks, seed, shuffle, window = self.order
         left = len(self)
         while left > 0:
-            blocks = epoch_order(num_blocks, seed, position.epoch, shuffle, window)
-            for start in range(position.block, num_blocks, self.global_batch):
+            blocks = self.order.epoch(position.epoch)
+            for start in range(position.block, len(blocks), self.global_batch):
                 if left == 0:
                     return
                 left -= 1

@@ -13,6 +13,8 @@ from lightning.pytorch import Trainer
 from pd_lightning.data.order import Order, Position, advance, batches_left
 
 COUNTERS = ("ready", "started", "processed", "completed")
+# Of checkpoints from before there was a choice.
+_BEFORE: dict[str, Any] = {"document_attention": "full", "mix": [], "min_teacher_step": 0}
 
 
 def consumed(trainer: Trainer) -> int:
@@ -29,7 +31,7 @@ def pending(trainer: Trainer) -> int:
     return int(current.processed % trainer.accumulate_grad_batches)
 
 
-def save(trainer: Trainer, start: Position, order: Order, global_batch: int, document_attention: str) -> dict[str, Any]:
+def save(trainer: Trainer, start: Position, order: Order, global_batch: int, others: dict[str, Any]) -> dict[str, Any]:
     """The state of the data for a checkpoint: plain numbers, all that `load` needs.
 
     Args:
@@ -37,46 +39,44 @@ def save(trainer: Trainer, start: Position, order: Order, global_batch: int, doc
         start: The position that this process started from.
         order: The order of the training blocks.
         global_batch: Blocks of one batch over all ranks.
-        document_attention: That of the data, `full` or `isolated`.
+        others: Further facts of the data that must not change, by name.
     """
     lost = pending(trainer)
     batches = consumed(trainer) - lost - start.batches
-    position = advance(start, batches, order.num_blocks, global_batch)
+    position = advance(start, batches, order.length, global_batch)
     return {
         "epoch": position.epoch,
         "block": position.block,
         "batches": position.batches,
-        "num_blocks": order.num_blocks,
-        "seed": order.seed,
-        "shuffle": order.shuffle,
-        "shuffle_window": order.window,
-        "document_attention": document_attention,
+        **_facts(order),
+        **others,
+        "epoch_blocks": order.length,
         "global_batch": global_batch,
         "pending": lost,
     }
 
 
-def load(state: dict[str, Any], order: Order, document_attention: str) -> Position:
+def load(state: dict[str, Any], order: Order, others: dict[str, Any]) -> Position:
     """The position in a checkpoint's state.
+
+    Args:
+        state: What `save` gave.
+        order: The order of the training blocks, now.
+        others: Further facts of the data, now.
 
     Raises:
         ValueError: The blocks now come in another order, are others, or are attended to otherwise.
     """
-    state = {"document_attention": "full", **state}  # checkpoints from before there was a choice
-    now = {
-        "num_blocks": order.num_blocks,
-        "seed": order.seed,
-        "shuffle": order.shuffle,
-        "shuffle_window": order.window,
-        "document_attention": document_attention,
-    }
+    state = {**_BEFORE, **state}
+    now = {**_facts(order), **others}
     changed = [name for name in now if state[name] != now[name]]
     if changed:
         before = ", ".join(f"{name} {state[name]}" for name in changed)
         got = ", ".join(f"{name} {now[name]}" for name in changed)
         raise ValueError(
             f"the training data must be the checkpoint's, which had {before}, got {got}. Restore data.path, "
-            "data.max_train_blocks, data.seed, data.shuffle and data.shuffle_window, or start a new run."
+            "data.max_train_blocks, data.min_teacher_step, data.mix, data.seed, data.shuffle and data.shuffle_window, "
+            "or start a new run."
         )
     return Position(state["epoch"], state["block"], state["batches"])
 
@@ -95,8 +95,20 @@ def align(loops: dict[str, Any], state: dict[str, Any], global_batch: int, whole
         for tracker in (progress["total"], progress["current"]):
             tracker.update(dict.fromkeys(COUNTERS, tracker["processed"] - state["pending"]))
     if state["global_batch"] != global_batch and whole_epochs and progress["current"]["processed"]:
-        length = batches_left(0, state["num_blocks"], global_batch)
-        left = batches_left(state["block"], state["num_blocks"], global_batch) if state["block"] else 0
+        blocks = state.get("epoch_blocks", state["num_blocks"])
+        length = batches_left(0, blocks, global_batch)
+        left = batches_left(state["block"], blocks, global_batch) if state["block"] else 0
         shift = length - left - progress["current"]["processed"]
         for counter in COUNTERS:
             progress["current"][counter] += shift
+
+
+def _facts(order: Order) -> dict[str, Any]:
+    """What decides the order, in plain values."""
+    return {
+        "num_blocks": order.num_blocks,
+        "seed": order.seed,
+        "shuffle": order.shuffle,
+        "shuffle_window": order.window,
+        "mix": [list(source) for source in order.mix],
+    }

@@ -15,33 +15,35 @@ MARK = f"{TEMPORARY}unfinished"
 WRITTEN = ("manifest.json", "checksums.json", "tokenizer", "train", "val")  # the manifest goes first
 
 
-def make_room(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+def make_room(folder: Path, settings: dict[str, Any], overwrite: bool, kind: str = "blocks") -> bool:
     """Makes `folder` ready for writing, or finds that there is nothing to write.
 
     Args:
         folder: The data folder.
         settings: Of this run, as JSON values.
         overwrite: Whether a finished folder with other settings may be replaced.
+        kind: What will be written, `blocks` or `logits`.
 
     Returns:
         False where the folder is finished with the same settings.
 
     Raises:
-        ValueError: It holds other settings, a logit store, or files that are not ours.
+        ValueError: It holds other settings, another kind of data, or files that are not ours.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir must be a folder, got the file {folder}. Choose another output_dir.")
     if (folder / "manifest.json").exists():
         manifest = read_manifest(folder)
-        if manifest.kind != "blocks":
-            raise ValueError(f"output_dir must not hold a logit store, got {folder}. Choose another output_dir.")
+        if manifest.kind != kind:
+            found = "a logit store" if manifest.kind == "logits" else "token blocks"
+            raise ValueError(f"output_dir must not hold {found}, got {folder}. Choose another output_dir.")
         # Folders from before there was a choice don't have it among their settings.
         before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
         if before == settings:
             return False
         if not overwrite:
             raise ValueError(
-                f"output_dir must be new or hold blocks of the same settings, got {folder} made with "
+                f"output_dir must be new or hold {kind} of the same settings, got {folder} made with "
                 f"{_difference(before, settings)}. Choose another output_dir, or pass --overwrite true."
             )
     _clear(folder)

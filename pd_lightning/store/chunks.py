@@ -41,7 +41,7 @@ INDEX_FILE = "index.json"
 # litdata's offsets are uint32.
 MAX_CHUNK_BYTES = (1 << 32) - 1
 
-_CHUNK_NAME = re.compile(r"chunk-(\d{6})\.bin")
+_CHUNK_NAME = re.compile(r"chunk-(\d{6,})\.bin")
 # Larger than any chunk: where one ends is decided here, not by litdata.
 _NEVER_SPLIT = 10**9
 

@@ -77,9 +77,12 @@ class Manifest:
         splits: Size of each split, by the name of its sub-folder.
         document_attention: Whether models attend over a whole block (`full`) or within a document (`isolated`).
         teacher: Who made the targets (kind `logits`).
-        selection: Which ids were kept (kind `logits`).
+        selection: Which ids were kept, by `k` with what else decides, or the number of `samples` drawn at random with
+            `s` and `seed` (kind `logits`).
         codec: Name, version and value type of the codec, see `codec.codec_info` (kind `logits`).
-        columns: Names of the per-position columns, `log_tail` among them (kind `logits`).
+        columns: Names of the per-position columns that there are; `log_tail` is one unless ids were drawn at random
+            (kind `logits`).
+        teacher_steps: Whether each item has a `teacher_step`: it was recorded while the teacher trained.
         statistics: Figures measured while writing.
         software: Version of each package that wrote the folder.
         extra: Anything else, such as the settings of the command.
@@ -95,6 +98,7 @@ class Manifest:
     selection: dict[str, Any] | None = None
     codec: dict[str, Any] | None = None
     columns: tuple[str, ...] = ()
+    teacher_steps: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -103,6 +107,11 @@ class Manifest:
     def tokenizer_vocab_size(self) -> int | None:
         """One more than the tokenizer's largest id, or None where the folder does not tell."""
         return self.vocab_size if self.kind == "blocks" else self.tokenizer.vocab_size
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the targets are ids drawn at random, rather than the most probable ones."""
+        return "samples" in (self.selection or {})
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
@@ -161,12 +170,31 @@ class Manifest:
         _check(attention in DOCUMENT_ATTENTION, f"document_attention must be one of {known}, got {attention!r}")
         columns = tuple(data.get("columns") or ())
         _check(all(isinstance(column, str) for column in columns), "columns must be names")
-        if data["kind"] == "logits":
-            _check("log_tail" in columns, "columns must include log_tail")
-        optional: dict[str, Any] = {key: data.get(key) for key in ("teacher", "selection", "codec")}
+        optional: dict[str, Any] = {key: _object(data, key) for key in ("teacher", "selection", "codec")}
+        optional["teacher_steps"] = data.get("teacher_steps", False)
+        _check(type(optional["teacher_steps"]) is bool, "teacher_steps must be true or false")
         free: dict[str, Any] = {key: dict(data.get(key) or {}) for key in ("statistics", "software", "extra")}
         optional |= {"document_attention": attention, "columns": columns}
-        return cls(data["kind"], block_size, vocab_size, tokenizer, splits, **optional, **free)
+        manifest = cls(data["kind"], block_size, vocab_size, tokenizer, splits, **optional, **free)
+        _check_targets(manifest)
+        return manifest
+
+
+def _check_targets(manifest: Manifest) -> None:
+    if manifest.kind == "blocks":
+        _check(not manifest.teacher_steps, "teacher_steps must be false for blocks")
+    elif manifest.sampled:
+        assert manifest.selection is not None
+        _count(manifest.selection, "samples", 1)
+        _check("log_tail" not in manifest.columns, "columns of sampled targets must not include log_tail")
+    else:
+        _check("log_tail" in manifest.columns, "columns must include log_tail")
+
+
+def _object(data: dict[str, Any], key: str) -> dict[str, Any] | None:
+    value = data.get(key)
+    _check(value is None or isinstance(value, dict), f"{key} must be an object, got {value!r}")
+    return value
 
 
 def _check(condition: bool, message: str) -> None:

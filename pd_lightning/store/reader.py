@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ class BlockReader:
     Args:
         folder: The data folder; `safety.verify_layout` checks it here.
         split: Name of the split.
+        fetch: Puts a chunk in its place, given its path in the folder: asked before each read where chunks may be
+            missing. None where all are there.
 
     Raises:
         FileNotFoundError: No such folder, or an unfinished one.
         ValueError: No such split, or a damaged folder.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
+    def __init__(self, folder: str | Path, split: str, fetch: Callable[[str], None] | None = None) -> None:
         self.folder = Path(folder)
         self.split = split
-        self.manifest = verify_layout(folder)
+        self.manifest = verify_layout(folder, chunks=fetch is None)
+        self._fetch = fetch
         if split not in self.manifest.splits:
             raise ValueError(f"the split must be one of {sorted(self.manifest.splits)}, got {split!r} in {folder}.")
         self._info = self.manifest.splits[split]
@@ -48,9 +52,9 @@ class BlockReader:
         """Decode one block.
 
         Returns:
-            `block` int64 `[T+1]`; for kind `logits` also `counts` int64 `[T]`, `ids` int64 `[S]`, `logprobs`
-            float32 `[S]`, and each declared column (`log_tail` among them) float32 `[T]`, where S is the sum
-            of the counts.
+            `block` int64 `[T+1]`; for kind `logits` also what `codec.decode` gives: `counts` int64 `[T]`, `ids` int64
+            `[S]`, `logprobs` float32 `[S]` or `draws` int64 `[S]`, each declared column float32 `[T]`, and
+            `teacher_step` int64 `[1]` where the teacher was in training; S is the sum of the counts.
 
         Raises:
             IndexError: No such block.
@@ -60,19 +64,23 @@ class BlockReader:
         if not 0 <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         try:
-            return decode(self._read(index), self.manifest)
+            return decode(self.encoded(index), self.manifest)
         except (ValueError, struct.error) as error:
             chunk, item = divmod(index, self._info.blocks_per_chunk)
             path = self.folder / self.split / chunk_name(chunk)
             raise ValueError(f"item {item} of {path} is damaged: {error}. {remedy(self.folder)}") from error
 
-    def _read(self, index: int) -> dict[str, np.ndarray]:
+    def encoded(self, index: int) -> dict[str, np.ndarray]:
+        """Give one block as it is stored."""
         from litdata.streaming.sampler import ChunkedIndex
 
         if self._process != os.getpid():
             self._litdata, self._process = self._open(), os.getpid()
+        chunk = index // self._info.blocks_per_chunk
+        if self._fetch is not None:
+            self._fetch(f"{self.split}/{chunk_name(chunk)}")
         # litdata would look for the chunk by going through the list of all of them.
-        item: dict[str, np.ndarray] = self._litdata.read(ChunkedIndex(index, index // self._info.blocks_per_chunk))
+        item: dict[str, np.ndarray] = self._litdata.read(ChunkedIndex(index, chunk))
         return item
 
     def _open(self) -> Any:

@@ -31,13 +31,14 @@ _ARRAYS = {"blocks": ["tokens"], "logits": ["tokens", "payload"]}
 _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
-def verify_layout(folder: str | Path) -> Manifest:
+def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
     """Check that a data folder is whole and safe to open, at the cost of reading headers.
 
     Every file but the chunks is checked whole; a chunk by its size and header. `verify_files` reads all.
 
     Args:
         folder: The data folder.
+        chunks: Whether its chunks are there, and looked at; otherwise whoever brings them checks them whole.
 
     Returns:
         Its manifest.
@@ -50,20 +51,22 @@ def verify_layout(folder: str | Path) -> Manifest:
     manifest = read_manifest(folder)
     check_codec(manifest, str(folder))
     checksums = read_checksums(folder)
-    chunks = {
+    counts = {
         f"{name}/{chunk_name(index)}": blocks_in_chunk(index, split)
         for name, split in manifest.splits.items()
         for index in range(num_chunks(split.num_blocks, split.blocks_per_chunk))
     }
-    required = {MANIFEST_FILE, *chunks, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
+    required = {MANIFEST_FILE, *counts, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
     if missing := sorted(required - checksums.keys()):
         raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover {missing[0]}"))
     for name, expected in checksums.items():
-        if problem := _problem(inside(folder, name), expected, whole=name not in chunks):
+        if not chunks and name in counts:
+            continue
+        if problem := _problem(inside(folder, name), expected, whole=name not in counts):
             raise ValueError(_damaged(folder, name, problem))
     for name in manifest.splits:
         _verify_index(folder, name, manifest, checksums)
-    for name, count in chunks.items():
+    for name, count in counts.items() if chunks else ():
         _verify_header(folder, name, count)
     return manifest
 
@@ -128,16 +131,17 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
         ]
         if entries != expected:
             problem = f"must list {len(expected)} chunks as the manifest and the checksums do, but differs"
-        problem = problem or (_config_problem(config, manifest.kind) if entries else None)
+        problem = problem or (_config_problem(config, manifest) if entries else None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"is malformed ({type(error).__name__}: {error})"
     if problem:
         raise ValueError(_damaged(folder, path, problem))
 
 
-def _config_problem(config: dict[str, Any], kind: str) -> str | None:
+def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     """What in litdata's config of a split is not as our writer leaves it, or None."""
-    formats, arrays = config["data_format"], _ARRAYS[kind]
+    formats = config["data_format"]
+    arrays = [*_ARRAYS[manifest.kind], *(["teacher_step"] if manifest.teacher_steps else [])]
     for data_format in formats:
         if not _NUMBERS.fullmatch(data_format):
             return f"has the data format {data_format!r}, but only arrays of numbers are safe to open"

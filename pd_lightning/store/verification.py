@@ -41,39 +41,55 @@ def verify_folder(folder: str | Path, progress: Progress = iter) -> list[str]:
     return problems
 
 
-def item_problem(item: dict[str, np.ndarray], vocab_size: int) -> str | None:
+def item_problem(item: dict[str, np.ndarray], vocab_size: int, samples: int | None = None) -> str | None:
     """What a decoded item breaks of the promises of its format, or None.
 
     Args:
-        item: What `codec.decode` gave.
+        item: What `codec.decode` gave; positions without any id have no targets.
         vocab_size: V.
+        samples: Draws at each position, where ids were drawn at random.
     """
     if "ids" not in item:
         return None
-    counts, ids, logprobs = item["counts"], item["ids"], item["logprobs"]
+    counts = item["counts"]
     positions = np.repeat(np.arange(counts.size), counts)
-    keys = positions * vocab_size + ids
+    keys = positions * vocab_size + item["ids"]
     if np.unique(keys).size != keys.size:
         return "an id is kept twice at one position"
     numbers = {name: values for name, values in item.items() if values.dtype == np.float32}
     broken = [name for name, values in numbers.items() if np.isnan(values).any()]
     if broken:
         return f"{broken[0]} has values that are not numbers"
+    for name in numbers.keys() & {"log_tail", "label_logprob"}:
+        if numbers[name].max() > _MASS_TOLERANCE:
+            return f"the {name} of a position is {numbers[name].max():.4f}, above 0"
+    if samples is None:
+        return _mass_problem(positions, counts, item["logprobs"])
+    return _draws_problem(positions, counts, item["draws"], samples) if "draws" in item else None
+
+
+def _mass_problem(positions: np.ndarray, counts: np.ndarray, logprobs: np.ndarray) -> str | None:
     mass = np.bincount(positions, weights=np.exp(logprobs.astype(np.float64)), minlength=counts.size)
-    if mass.max() > 1 + _MASS_TOLERANCE:
-        return f"the kept probabilities of a position sum to {mass.max():.4f}"
-    if item["log_tail"].max() > _MASS_TOLERANCE:
-        return f"the tail of a position has a log-probability of {item['log_tail'].max():.4f}"
-    return None
+    most = float(mass.max())
+    return f"the kept probabilities of a position sum to {most:.4f}" if most > 1 + _MASS_TOLERANCE else None
+
+
+def _draws_problem(positions: np.ndarray, counts: np.ndarray, draws: np.ndarray, samples: int) -> str | None:
+    if draws.min(initial=1) < 1:
+        return "an id is kept that was never drawn"
+    sums = np.bincount(positions, weights=draws, minlength=counts.size).astype(int)
+    wrong = sums[(counts > 0) & (sums != samples)]
+    return f"the draws of a position sum to {wrong[0]}, not {samples}" if wrong.size else None
 
 
 def _verify_items(reader: BlockReader, progress: Progress) -> list[str]:
     """The first problem of each chunk of one split, and how many of its items have one."""
     found: dict[int, list[str]] = {}
+    samples = (reader.manifest.selection or {}).get("samples")
     for index in progress(range(len(reader))):
         chunk, item = divmod(index, reader.manifest.splits[reader.split].blocks_per_chunk)
         try:
-            problem = item_problem(reader[index], reader.manifest.vocab_size)
+            problem = item_problem(reader[index], reader.manifest.vocab_size, samples)
         except ValueError as error:
             problem = str(error.__cause__ or error)
         if problem:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from pd_lightning.targets import Form, Targets
 
@@ -28,6 +29,7 @@ class Surroundings:
         document_attention: `isolated` where models must keep to one document, else `full`.
         columns: Names of the per-position columns of a logit store.
         selection: The p and k up to which a logit store kept ids; None where it does not tell.
+        device_mesh: Where the strategy shards the models; None where they are whole on each device.
     """
 
     device: torch.device
@@ -40,6 +42,7 @@ class Surroundings:
     document_attention: str = "full"
     columns: tuple[str, ...] = ()
     selection: tuple[float, int] | None = None
+    device_mesh: DeviceMesh | None = None
 
     def shared_vocab_size(self, teacher: int | None) -> int | None:
         """Decide which ids teacher and student have in common where the widths of their logits differ.

@@ -10,6 +10,7 @@ from torch import nn
 from pd_lightning.language_model import LanguageModel, load_causal_lm
 from pd_lightning.targets import Form, Head, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
+from pd_lightning.teachers.sharding import shard
 from pd_lightning.tokenizers import check_same_tokenizer
 
 
@@ -20,7 +21,8 @@ class FrozenTeacher(Teacher):
         model: Folder or hub name of a Hugging Face causal model, or any `nn.Module` from token ids `[B, T]` to logits
             `[B, T, V]`.
         dtype: Data type that it computes in; `auto` for the one that its weights are stored in.
-        device: Where it computes; the student's device by default.
+        device: Where it computes, whole; by default the student's device, or sharded over all ranks where the strategy
+            shards (ModelParallelStrategy).
         revision: Branch, tag or commit of a model from the hub.
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
     """
@@ -67,9 +69,12 @@ class FrozenTeacher(Teacher):
             ValueError: If its vocabulary or tokenizer is not the student's, its context is too short, or it can't
                 keep to one document where it must.
         """
+        mesh = surroundings.device_mesh if self.device is None else None
+        loaded = self._model is not None
         if self._model is None:
             self._model = LanguageModel(self._load()).eval().requires_grad_(False)
-        self._model.to(self.device or surroundings.device)
+        if mesh is None:
+            self._model.to(self.device or surroundings.device)
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
@@ -80,8 +85,11 @@ class FrozenTeacher(Teacher):
                 f"A block must fit into the teacher's context, got {surroundings.block_size} positions for "
                 f"{context}. Run `pd-lightning tokenize` with a block_size of at most {context}."
             )
-        if surroundings.document_attention == "isolated":
+        if surroundings.document_attention == "isolated" and not (mesh and loaded):
             self._model.check_isolation("teacher")
+        if mesh is not None and not loaded:
+            self._digest = _digest(self._model)  # while each rank still has all weights
+            shard(self._model, mesh)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> HiddenTargets:

@@ -20,7 +20,7 @@ class Positions:
     """What is known of the positions of B blocks.
 
     Args:
-        counted: Where there is a label, bool `[B, T]`.
+        counted: Where there is a label, and the teacher said something, bool `[B, T]`.
         document_ids: Which document of its block each of the block's T+1 tokens belongs to, int64 `[B, T+1]`: those
             that are read, and the last one's label. None where the data don't tell.
         statistics: The figures that weightings need, by name, float `[B, T]` each.
@@ -35,7 +35,7 @@ class Positions:
 
         Args:
             name: Name of the figure.
-            fraction: Share of the block's labelled positions to find, in (0, 1].
+            fraction: Share of the block's counted positions to find, in (0, 1].
 
         Returns:
             Where they are, bool `[B, T]`; of equal ones the first.

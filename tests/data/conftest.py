@@ -36,21 +36,35 @@ def known():
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """Writes a data folder with the given number of blocks in each split; block b begins with id b."""
+    """Writes a data folder with the given number of blocks in each split; block b begins with id start + b.
 
-    def make(name="blocks", kind="blocks", digest="sha256:0", attention="full", vocab_size=V, **splits: int):
+    The blocks of a store of a teacher in training are recorded at the steps given, one of each training block.
+    """
+
+    def make(
+        name="blocks",
+        kind="blocks",
+        digest="sha256:0",
+        attention="full",
+        vocab_size=V,
+        start=0,
+        steps=None,
+        **splits: int,
+    ):
         folder = tmp_path / name
         (folder / "tokenizer").mkdir(parents=True)
         (folder / "tokenizer" / "tokenizer.json").write_text("{}")
         for split, count in splits.items():
             for chunk in range(chunks.num_chunks(count, 3)):
                 numbers = range(chunk * 3, min(count, chunk * 3 + 3))
-                chunks.write_chunk(folder / split, chunk, [encode(number, kind) for number in numbers])
+                chunks.write_chunk(folder / split, chunk, [encode(start + number, kind) for number in numbers])
         sizes = {split: SplitInfo(count, count * T, 3) for split, count in splits.items()}
         manifest = Manifest(kind, T, vocab_size, TokenizerInfo(digest, 0), sizes, attention)
         if kind == "logits":
             manifest.codec = codec_info("exact")
             manifest.columns = ("log_tail", "entropy")
+        if steps is not None:
+            sizes["train"].extra["teacher_steps"] = [[step, 1] for step in steps]
         chunks.finish(folder, manifest)
         return folder
 

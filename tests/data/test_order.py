@@ -96,3 +96,46 @@ def test_iteration_goes_on_from_the_position():
     assert list(sampler) == [epochs[1][6:9], epochs[1][9:], epochs[2][:3], epochs[2][3:6]]
     position = Position(3, 0)
     assert flat(sampler) == epochs[3]
+
+
+MIX = Order(10, 3, True, 0, ((6, 4), (3, 7)))
+
+
+def test_a_mixed_epoch_passes_over_the_first_source_and_on_through_the_others():
+    counts = np.zeros((3, 19), dtype=int)
+    for epoch in range(6):
+        order = MIX.epoch(epoch)
+        assert len(order) == MIX.length == 21
+        counts[:, :] += np.bincount(order, minlength=19)
+        assert sorted(order[order < 10]) == list(range(10))
+        assert (((order >= 10) & (order < 16)).sum(), (order >= 16).sum()) == (4, 7)
+    # 24 of 6 blocks and 42 of 3 in six epochs: as many passes over each, none lost or doubled.
+    assert counts[0].tolist() == [6] * 10 + [4] * 6 + [14] * 3
+
+
+def test_a_source_of_a_mixture_is_read_pass_by_pass():
+    stream = np.concatenate([MIX.epoch(epoch) for epoch in range(6)])
+    second = stream[(stream >= 10) & (stream < 16)].reshape(-1, 6)
+    assert all(sorted(one) == list(range(10, 16)) for one in second)
+    assert len({tuple(one) for one in second}) == 4, "each pass has an order of its own"
+
+
+def test_sources_of_the_same_blocks_come_in_different_orders():
+    order = Order(1000, 3, True, 0, ((1000, 1000),)).epoch(0)
+    first, second = order[order < 1000], order[order >= 1000] - 1000
+    assert (first == second).mean() < 0.01
+    assert first.tolist() == epoch_order(1000, 3, 0).tolist(), "the first comes as it does alone"
+    early = (order[:1000] < 1000).sum()
+    assert abs(early - 500) < 80, "they are mixed all through"
+
+
+def test_sources_are_spread_evenly_where_nothing_is_shuffled():
+    assert Order(4, mix=((2, 2), (9, 1))).epoch(0).tolist() == [0, 4, 1, 6, 2, 5, 3]
+    assert Order(4, mix=((2, 2), (9, 1))).epoch(3).tolist() == [0, 4, 1, 9, 2, 5, 3]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_a_mixture_is_the_same_blocks_whatever_the_batches(world_size, batch_size):
+    ranks = [list(BlockSampler(MIX, batch_size, rank, world_size)) for rank in range(world_size)]
+    assert sorted(index for rank in ranks for index in flat(rank) if index != PADDING) == sorted(MIX.epoch(0))

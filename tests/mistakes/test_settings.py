@@ -45,7 +45,6 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         ["val split, got none", "data.val_path", "--val_fraction"],
     ),
     "validation of other ids": ("offline", data(val_path="<other>"), 1, ["data.val_path must", "--tokenizer"]),
-    "validation without logits": ("offline", data(val_path="<blocks>"), 1, ["got plain token blocks", "val_path"]),
     "no logits": (
         "offline",
         data(path="<blocks>"),

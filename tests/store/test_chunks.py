@@ -239,3 +239,9 @@ def test_equal_folders_have_equal_bytes(tmp_path, samples):
     for path in first.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+def test_more_than_a_million_chunks_are_told_apart(tmp_path):
+    (tmp_path / "chunk-000001.bin").touch()
+    (tmp_path / chunks.chunk_name(1_234_567)).touch()
+    assert done_chunks(tmp_path) == {1, 1_234_567}

@@ -25,8 +25,9 @@ def manifest():
         splits={"train": SplitInfo(5, 20, 2, {"documents": 9}), "val": SplitInfo(0, 0, 2)},
         document_attention="isolated",
         teacher={"name": "t"},
-        codec={"name": "planes-zstd", "version": 1, "values": "half"},
+        codec={"name": "pd-targets", "version": 1, "values": "half"},
         columns=("log_tail", "entropy"),
+        teacher_steps=True,
         statistics={"kept_mass": 0.5},
         software={"torch": "2"},
         extra={"settings": {"seed": 1}},
@@ -89,6 +90,14 @@ def test_a_folder_without_data_is_told_apart_from_an_unfinished_one(tmp_path):
         ),
         ({"document_attention": "none"}, "document_attention must be one of full, isolated, got 'none'"),
         ({"kind": "logits"}, "columns must include log_tail"),
+        ({"kind": "logits", "selection": {"samples": 0}}, "samples must be a number of at least 1, got 0"),
+        (
+            {"kind": "logits", "selection": {"samples": 9}, "columns": ["log_tail"]},
+            "columns of sampled targets must not include log_tail",
+        ),
+        ({"selection": ["k"]}, r"selection must be an object, got \['k'\]"),
+        ({"teacher_steps": 1}, "teacher_steps must be true or false"),
+        ({"teacher_steps": True}, "teacher_steps must be false for blocks"),
     ],
 )
 def test_a_bad_field_is_named(tmp_path, changes, message):
@@ -110,6 +119,13 @@ def test_older_manifests_have_full_attention_and_tell_the_tokenizers_size_of_blo
 
 def test_a_store_tells_the_tokenizers_size(manifest):
     assert (manifest.vocab_size, manifest.tokenizer_vocab_size) == (10, 8)
+
+
+def test_a_store_of_samples_has_no_tail(manifest):
+    assert not manifest.sampled
+    manifest.selection, manifest.columns = {"samples": 50, "s": 1.0, "seed": 0}, ("entropy",)
+    assert manifest.sampled
+    assert Manifest.from_json(manifest.to_json(), "m") == manifest
 
 
 def test_broken_json_is_a_clear_error(tmp_path):

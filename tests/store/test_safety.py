@@ -51,8 +51,7 @@ def test_a_flipped_bit_in_any_file_is_found(data_folder, kind):
     assert len(files) == 8
     for path in files:
         content = path.read_bytes()
-        # Every bit of a small file, a spread over a larger one.
-        for bit in range(0, len(content) * 8, max(1, len(content) * 8 // 200)):
+        for bit in range(0, len(content) * 8, max(1, len(content) * 8 // 40)):
             damaged = bytearray(content)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)

@@ -30,7 +30,8 @@ def test_a_sound_item_has_no_problem():
         ({"ids": np.array([4, 4, 5])}, "an id is kept twice at one position"),
         ({"logprobs": np.zeros(3, dtype=np.float32)}, "the kept probabilities of a position sum to 2.0000"),
         ({"logprobs": np.full(3, np.nan, dtype=np.float32)}, "logprobs has values that are not numbers"),
-        ({"log_tail": np.ones(2, dtype=np.float32)}, "the tail of a position has a log-probability of 1.0000"),
+        ({"log_tail": np.ones(2, dtype=np.float32)}, "the log_tail of a position is 1.0000, above 0"),
+        ({"label_logprob": np.ones(2, dtype=np.float32)}, "the label_logprob of a position is 1.0000, above 0"),
         ({"entropy": np.full(2, np.nan, dtype=np.float32)}, "entropy has values that are not numbers"),
     ],
 )
@@ -38,9 +39,27 @@ def test_a_broken_promise_is_named(changes, problem):
     assert item_problem(item(**changes), 10) == problem
 
 
-@pytest.mark.parametrize("kind", ["blocks", "logits"])
-def test_a_folder_as_written_has_no_problems(data_folder, kind):
-    assert verify_folder(data_folder(kind)) == []
+def test_draws_sum_to_their_number_where_there_are_any():
+    drawn = {
+        name: array for name, array in item(draws=np.array([2, 3, 5])).items() if name not in ("logprobs", "log_tail")
+    }
+    assert item_problem(drawn, 10, samples=5) is None
+    assert (
+        item_problem({**drawn, "counts": np.array([2, 0]), "ids": drawn["ids"][:2], "draws": np.array([2, 3])}, 10, 5)
+        is None
+    )
+    assert item_problem(drawn, 10, samples=6) == "the draws of a position sum to 5, not 6"
+    assert item_problem({**drawn, "draws": np.array([5, 0, 5])}, 10, 5) == "an id is kept that was never drawn"
+    # With a proposal other than the teacher, estimates may sum to more than 1.
+    assert item_problem(item(logprobs=np.zeros(3, dtype=np.float32)), 10, samples=5) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("blocks", "exact"), *(("logits", values) for values in ("exact", "half", "compact", "counts"))],
+)
+def test_a_folder_as_written_has_no_problems(data_folder, kind, values):
+    assert verify_folder(data_folder(kind, values)) == []
 
 
 def test_a_damaged_chunk_is_named_with_its_items(data_folder):

@@ -1,0 +1,57 @@
+"""Whether a folder of blocks can serve a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pd_lightning.store.manifest import Manifest
+
+_EMPTY = {
+    "train": "Tokenize more text, or set data.path to another folder.",
+    "val": (
+        "Set data.val_path to a folder that has one, tokenize again with a larger --val_fraction, or set "
+        "trainer.limit_val_batches to 0."
+    ),
+}
+
+
+def check_split(manifest: Manifest, folder: Path, split: str) -> None:
+    """Refuse a folder without blocks in a split.
+
+    Raises:
+        ValueError: Naming the folder and the ways out.
+    """
+    if split not in manifest.splits or manifest.splits[split].num_blocks == 0:
+        raise ValueError(f"{folder} must hold blocks in its {split} split, got none. {_EMPTY[split]}")
+
+
+def check_validation(manifest: Manifest, folder: Path, training: Manifest, path: Path) -> None:
+    """Refuse a folder to validate on that does not fit the one that is trained on.
+
+    Args:
+        manifest: Manifest of `data.val_path`.
+        folder: `data.val_path`.
+        training: Manifest of the training blocks.
+        path: `data.path`.
+
+    Raises:
+        ValueError: They have other tokenizers, other widths of targets, or other attention.
+    """
+    if manifest.tokenizer.digest != training.tokenizer.digest:
+        raise ValueError(
+            f"data.val_path must hold blocks of the tokenizer of data.path, got {folder} and {path} with "
+            "different ones. Tokenize it with --tokenizer set to the tokenizer folder of data.path."
+        )
+    if manifest.kind == training.kind and manifest.vocab_size != training.vocab_size:
+        raise ValueError(
+            f"data.val_path must hold targets over the vocabulary of those of data.path, got {folder} with "
+            f"{manifest.vocab_size} ids and {path} with {training.vocab_size}. Record it with the teacher of "
+            "data.path."
+        )
+    attention = training.document_attention
+    if manifest.document_attention != attention:
+        raise ValueError(
+            f"data.val_path must hold blocks with the document_attention of data.path, got {folder} with "
+            f"{manifest.document_attention} and {path} with {attention}. Tokenize it with "
+            f"--document_attention {attention}."
+        )
