@@ -5,7 +5,8 @@
 
 Teachers are random Llamas, their logits scaled so that a position has about as much to keep as in a real model of the
 same vocabulary. Both times are of the same batches, interleaved, the least of --rounds: the forward pass with all its
-logits alone, and `record` from its first batch to its last written chunk. Writes a table and the same figures as JSON.
+logits alone, and `record` from its first batch to its last written chunk. The ratio of processor times, of all threads, is that of the
+work: on a busy machine it is the steadier one, on a GPU it says nothing. Writes a table and the same figures as JSON.
 """
 
 from __future__ import annotations
@@ -51,20 +52,24 @@ class RandomTokens(pl.LightningDataModule):
 class Clock(pl.Callback):
     """Times the loop, from its first batch to what is written of its last."""
 
-    seconds = 0.0
+    start = end = (0.0, 0.0)
 
     def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        synchronize()
-        self.seconds = -time.perf_counter()
+        self.start = now()
 
     def on_predict_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        synchronize()
-        self.seconds += time.perf_counter()
+        self.end = now()
 
 
-def synchronize() -> None:
+def now() -> tuple[float, float]:
+    """Time, and processor time of all threads."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def between(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    return end[0] - start[0], end[1] - start[1]
 
 
 def random_teacher(size: str, vocab_size: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -85,34 +90,34 @@ def random_teacher(size: str, vocab_size: int, dtype: torch.dtype, device: torch
 
 
 @torch.no_grad()
-def forward_seconds(model: nn.Module, data: RandomTokens, device: torch.device) -> float:
-    """Time of all forward passes, with all logits."""
-    synchronize()
-    start = time.perf_counter()
+def forward_seconds(model: nn.Module, data: RandomTokens, device: torch.device) -> tuple[float, float]:
+    """Times of all forward passes, with all logits."""
+    start = now()
     for batch in data.train_dataloader():
-        model(batch["input_ids"][:, :-1].to(device), use_cache=False).logits.shape  # noqa: B018
-    synchronize()
-    return time.perf_counter() - start
+        model(batch["input_ids"][:, :-1].to(device), use_cache=False)
+    return between(start, now())
 
 
-def record_seconds(model: nn.Module, data: RandomTokens, store: Path, values: Any, device: torch.device) -> float:
-    """Time of recording the same batches."""
+def record_seconds(
+    model: nn.Module, data: RandomTokens, store: Path, values: Any, device: torch.device
+) -> tuple[float, float]:
+    """Times of recording the same batches."""
     clock = Clock()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = PDTrainer(accelerator=device.type, devices=1, callbacks=[clock], **quiet)
     trainer.record(Recorder(FrozenTeacher(model), str(store), values=values, splits=("train",)), data)
-    return clock.seconds
+    return between(clock.start, clock.end)
 
 
 def measure(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     device = torch.device(args.device)
     model = random_teacher(size, args.vocab_size, getattr(torch, args.dtype), device)
     data = RandomTokens(folder / "tokenizer", args.batches * args.batch_size, args.block_size, args.batch_size)
-    times = []
+    forward, recorded = [], []
     for number in range(args.rounds):
-        alone = forward_seconds(model, data, device)
-        times.append((alone, record_seconds(model, data, folder / f"{size}-{number}", args.values, device)))
-    alone, recorded = (min(column) for column in zip(*times, strict=True))
+        forward.append(forward_seconds(model, data, device))
+        recorded.append(record_seconds(model, data, folder / f"{size}-{number}", args.values, device))
+    (alone, alone_cpu), (record, record_cpu) = (map(min, zip(*times, strict=True)) for times in (forward, recorded))
     statistics = read_manifest(folder / f"{size}-0").statistics
     return {
         "teacher": size,
@@ -120,8 +125,9 @@ def measure(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
         "tokens": data.blocks[:, 1:].numel(),
         "kept_ids_per_token": statistics["kept_ids_per_token"],
         "forward_seconds": alone,
-        "record_seconds": recorded,
-        "ratio": recorded / alone,
+        "record_seconds": record,
+        "ratio": record / alone,
+        "processor_ratio": record_cpu / alone_cpu,
     }
 
 

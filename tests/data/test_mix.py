@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +193,17 @@ def test_every_epoch_has_each_block_once_whatever_the_loaders(stores, tmp_path, 
     batches = fit(data, 2, tmp_path)
     numbers = np.array([n for batch in batches for n in batch])
     assert [sorted(epoch.tolist()) for epoch in np.split(numbers, 2)] == [[*range(8)]] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "workers"), [(4, 2), (8, 1)])
+def test_two_processes_see_each_block_once(stores, tmp_path, batch_size, workers):
+    script = Path(__file__).with_name("blocks_on_ranks.py")
+    output = tmp_path / "seen"
+    output.mkdir()
+    command = [sys.executable, str(script), str(stores[0]), str(stores[2]), str(batch_size), str(workers), str(output)]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    numbers = [number for path in output.iterdir() for number in json.loads(path.read_text())]
+    assert sorted(n for n in numbers if n < 500) == sorted([*range(8)] * 2)
+    assert len({n for n in numbers if n >= 500}) == 8, "two epochs of four are eight of twelve"
+    assert len(numbers) == 24
