@@ -5,8 +5,8 @@
 
 Teachers are random Llamas, their logits scaled so that a position has about as much to keep as in a real model of the
 same vocabulary. Both times are of the same batches, interleaved, the least of --rounds: the forward pass with all its
-logits alone, and `record` from its first batch to its last written chunk. The ratio of processor times, of all threads, is that of the
-work: on a busy machine it is the steadier one, on a GPU it says nothing. Writes a table and the same figures as JSON.
+logits alone, and `record` from its first batch to its last written chunk. The ratio of processor times, of all threads,
+is steadier on a busy machine; on a GPU it says nothing. Writes a table and the same figures as JSON.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--values", default="compact", choices=["exact", "half", "compact"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--output", default="benchmarks/record.json", help="where to write the figures")
+    parser.add_argument("--output", default="benchmarks/results/record.json", help="where to write the figures")
     args = parser.parse_args()
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
