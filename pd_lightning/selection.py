@@ -78,9 +78,10 @@ class Selection:
             "entropy": log_z - _expected(logits, log_z),
             "label_logprob": label_logits - log_z,
         }
-        return cut(
-            SparseTargets(ids, values - log_z.unsqueeze(-1), kind="none", statistics=statistics), self.p, self.min_k
-        )
+        ids, logprobs = cut(ids, values - log_z.unsqueeze(-1), self.p, self.min_k)
+        # Not 1 - Σ p, of which rounding leaves nothing where the teacher is sure.
+        log_tail = logits.scatter(-1, ids, -torch.inf).logsumexp(dim=-1) - log_z
+        return SparseTargets(ids, logprobs, log_tail, statistics=statistics)
 
 
 def _expected(logits: Tensor, log_z: Tensor) -> Tensor:

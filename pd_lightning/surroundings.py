@@ -68,8 +68,9 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
     )
 
 
-def _selection(recorded: Mapping[str, Any] | None) -> tuple[float, int] | None:
-    return (recorded["p"], recorded["k"]) if recorded and {"p", "k"} <= recorded.keys() else None
+def _selection(recorded: Mapping[str, Any] | None) -> tuple[float, int, int] | None:
+    known = recorded is not None and {"p", "k", "min_k"} <= recorded.keys()
+    return (recorded["p"], recorded["k"], recorded["min_k"]) if recorded is not None and known else None
 
 
 def check_trainer(trainer: pl.Trainer) -> None:

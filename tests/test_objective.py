@@ -57,7 +57,7 @@ LOSSES: list[tuple[Loss, list[str]]] = [
     (losses.MeanSquaredError(), WHOLE),
     (losses.MeanSquaredError("logits"), ["dense", "bucket", "none"]),
     (losses.DecoupledTopK(), ["bucket"]),
-    (losses.TailAware(2, 1.5), ["dense", "uniform"]),
+    (losses.TailAware(2, 1.5), ["dense"]),
     (losses.WeightedSum({"kl": losses.ForwardKL(), "tv": losses.TotalVariation()}, {"tv": 0.5}), WHOLE),
 ]
 

@@ -32,7 +32,7 @@ class OfflineTeacher(Teacher):
                 "val_path where it is set, to a store that `pd-lightning record` wrote, or model.teacher to "
                 "pd_lightning.teachers.FrozenTeacher."
             )
-        self.shared_vocab_size = surroundings.shared_vocab_size(surroundings.data_vocab_size)
+        self.shared_vocab_size = surroundings.shared_with(surroundings.data_vocab_size)
         columns = frozenset(surroundings.columns) if surroundings.data_kind == "logits" else None
         vocab_size = self.shared_vocab_size or surroundings.data_vocab_size
         self._form = Form("bucket", columns, vocab_size, surroundings.selection)

@@ -41,7 +41,8 @@ class NormKD(Transform):
             ValueError: If the store lacks `std`, or what comes before cannot be tempered.
         """
         before.require_statistic("std", "NormKD")
-        return tempered(before, "NormKD", adaptive=True)
+        both = None if self.student_side == "none" else f"NormKD with student {self.student_side}"
+        return replace(tempered(before, "NormKD", adaptive=True), two_sided=both)
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note the temperatures on the targets; the loss applies them."""

@@ -50,6 +50,11 @@ def tempered(before: Form, who: str, adaptive: bool = False) -> Form:
             f"{who} must be the one transform that finds temperatures, got {before.divided_by} before it. Keep one of "
             "them in model.transforms."
         )
+    if before.final is not None:
+        raise ValueError(
+            f"{who} must not follow {before.final}, which leaves the student at temperature 1. Keep one of them in "
+            "model.transforms."
+        )
     return replace(before, tempered=True, divided_by=who if adaptive else before.divided_by)
 
 

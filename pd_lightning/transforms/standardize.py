@@ -28,7 +28,8 @@ class Standardize(Transform):
             ValueError: If the store lacks `std`, or what comes before cannot be tempered.
         """
         before.require_statistic("std", "Standardize")
-        return replace(tempered(before, "Standardize", adaptive=True), standardized=True)
+        after = tempered(before, "Standardize", adaptive=True)
+        return replace(after, standardized=True, two_sided="Standardize")
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note each side's σ as its temperature; the loss applies them."""

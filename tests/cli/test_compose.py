@@ -56,6 +56,17 @@ def test_a_second_file_is_laid_over_the_first(
     assert rest == []
 
 
+def test_an_entry_set_to_null_comes_last_when_it_is_named_again(write: Callable[..., Path]) -> None:
+    """Transforms act in their order, and an overlay may have to come before what is there."""
+    files = [
+        write("first.yaml", BASE),
+        write("second.yaml", {"model": {"transforms": {"b": None, "c": UP}}}),
+        write("third.yaml", {"model": {"transforms": {"b": "pkg.Other", "none": None}}}),
+    ]
+    config, _ = compose([f"--config={file}" for file in files])
+    assert list(config["model"]["transforms"].items()) == [("a", UP), ("c", UP), ("b", "pkg.Other")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "path", "expected"),
     [
