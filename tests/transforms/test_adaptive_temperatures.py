@@ -247,9 +247,7 @@ def test_what_cannot_be_tempered(who: str) -> None:
 )
 def test_columns_that_a_store_lacks(transform: Transform, column: str) -> None:
     name = type(transform).__name__
-    with pytest.raises(
-        ValueError, match=f"{name}.* must have the teacher's {column} at each position, got "
-    ):
+    with pytest.raises(ValueError, match=f"{name}.* must have the teacher's {column} at each position, got "):
         transform.form(Form("bucket", frozenset({"log_z"})))
     assert transform.form(Form("bucket", None)).tempered
 
