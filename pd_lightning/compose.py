@@ -53,6 +53,8 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         key = _dotted(name)
         path = _resolve(config, key, left) if key and (equals or _has_value(tokens)) else None
+        if path is None and key and key[:2] in NULLABLE_ENTRIES and len(key) > 2:
+            path = _entry(key)
         if path is None:
             rest.append(token)
             left.append(key or _dotted(name.rstrip("+")) or (token,))
@@ -189,6 +191,18 @@ def _resolve(config: dict[str, Any], key: Key, left: list[Key]) -> Key | None:
         path.append(part)
         node = node.get(part)
     return tuple(path)
+
+
+def _entry(key: Key) -> Key:
+    """The path of a new entry's class.
+
+    Raises:
+        ValueError: The override is of something else than its class.
+    """
+    entry = ".".join(key[:3])
+    if key[3:] not in ((), ("class_path",)):
+        raise ValueError(f"{entry} must be there before its settings are, got none. Set --{entry}=<its class> first.")
+    return key
 
 
 def _nest(path: Key, value: Any) -> Any:

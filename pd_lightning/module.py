@@ -21,7 +21,7 @@ from pd_lightning.context import Progress
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
 from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
-from pd_lightning.optimization import OptimizerCallable, default_optimizer, parameter_groups, scheduled
+from pd_lightning.optimization import OptimizerCallable, catch_up, default_optimizer, parameter_groups, scheduled
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
@@ -144,6 +144,8 @@ class DistillationModule(pl.LightningModule):
         self._totals.add(terms)
         # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
         self.log("train/kd_weight", torch.tensor(0.0 if targets is None else kd_weight))
+        for name, value in self.objective.scheduled(self.global_step, self._total_steps).items():
+            self.log(f"train/{name}", torch.tensor(value))
         return terms.loss / NOMINAL_TOKENS
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -182,6 +184,7 @@ class DistillationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Refuse checkpoints amid an accumulation, and say what is compared with what."""
         check_validation_interval(self.trainer)
+        catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
         if self._target_kind is not None:
             rank_zero_info(f"KD loss: {self.objective.describe(self._target_kind)}")
 

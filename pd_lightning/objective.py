@@ -125,8 +125,15 @@ class Objective:
         Args:
             kind: Kind of the targets that the loss is given.
         """
-        treated = "".join(f", {name}" for name in self.transforms)
-        return f"{type(self.loss).__name__} over {_MEANING[kind]}{treated and f' (transforms{treated[1:]})'}"
+        named = [
+            f"{what} {', '.join(type(piece).__name__ for piece in pieces)}"
+            for what, pieces in (
+                ("transforms", list(self.transforms.values())),
+                ("weighting", list(self.weighting.values())),
+            )
+            if pieces
+        ]
+        return f"{type(self.loss).__name__} over {_MEANING[kind]}" + (f" ({'; '.join(named)})" if named else "")
 
     def share_vocabulary(self, size: int) -> None:
         """Leave out ids of `size` and above on both sides: padding, which teacher and student have more or less of."""
@@ -139,6 +146,11 @@ class Objective:
             for name, transform in self.transforms.items()
             for setting, schedule in transform.schedules().items()
         }
+
+    def scheduled(self, step: int, total_steps: int) -> dict[str, float]:
+        """Give the values of the schedules at an optimizer step, each by the name of its transform."""
+        values = {name: schedule(step, total_steps) for name, schedule in self.schedules().items()}
+        return {name.removesuffix(".value"): value for name, value in values.items()}
 
     def __call__(
         self,
@@ -202,6 +214,11 @@ class Objective:
             ctx = replace(ctx, student_logits=transform.student(ctx.student_logits, ctx))
             said = transform.teacher(said, ctx)
         kd = self.loss(ctx.student_logits, said)
+        if kd.shape != labels.shape:
+            raise ValueError(
+                f"A loss must give one number for each of {len(labels)} positions, got {list(kd.shape)}. Correct "
+                f"{type(self.loss).__name__} of model.loss."
+            )
         if said.weight is not None:
             kd = kd * said.weight
         # Masked by where, not by indexing: the number of labelled positions would be a device sync.

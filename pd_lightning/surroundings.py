@@ -25,7 +25,8 @@ def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:
         # end-of-text, as in many tokenizers, the student would be blind to where documents begin.
         "pad_token_id": None,
     }
-    return {"vocab_size": manifest.vocab_size, **special}
+    # Not the width of a store's teacher, which may have padding: the same student on the fly and from a store.
+    return {"vocab_size": manifest.tokenizer_vocab_size or manifest.vocab_size, **special}
 
 
 def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:

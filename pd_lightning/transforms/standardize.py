@@ -6,7 +6,7 @@ from pd_lightning.context import Context
 from pd_lightning.targets import Form
 from pd_lightning.transforms.base import AnyTargets, Transform
 from pd_lightning.transforms.deviation import student_deviation, teacher_deviation
-from pd_lightning.transforms.ordering import divided, tempered
+from pd_lightning.transforms.ordering import divided, say_that_a_bucket_is_no_id, tempered
 
 
 class Standardize(Transform):
@@ -28,6 +28,7 @@ class Standardize(Transform):
             ValueError: If the store lacks `std`, or what comes before cannot be tempered.
         """
         before.require_statistic("std", "Standardize")
+        say_that_a_bucket_is_no_id(before, "Standardize")
         after = tempered(before, "Standardize", adaptive=True)
         return replace(after, standardized=True, two_sided="Standardize")
 

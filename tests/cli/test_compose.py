@@ -193,3 +193,13 @@ def lookup(config: Any, path: str) -> Any:
     for part in path.split("."):
         config = config[part]
     return config
+
+
+def test_a_setting_of_an_entry_that_is_not_there_is_refused(write: Callable[..., Path]) -> None:
+    file = str(write("first.yaml", BASE))
+    with pytest.raises(ValueError, match=r"model.transforms.new must be there before its settings are, got none. Set"):
+        compose(["--config", file, "--model.transforms.new.value=2"])
+    for way in (["--model.transforms.new=pkg.New"], ["--model.transforms.new.class_path=pkg.New"]):
+        config, rest = compose(["--config", file, *way, "--model.transforms.new.init_args.value=2"])
+        assert config["model"]["transforms"]["new"] == {"class_path": "pkg.New", "init_args": {"value": 2}}
+        assert rest == []

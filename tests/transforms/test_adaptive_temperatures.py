@@ -1,5 +1,6 @@
 """Standardize, NormKD, WTTM and AdaKD: the temperature of each side, seen through a reference of the whole loss."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -268,3 +269,16 @@ def test_standardized_targets_say_so() -> None:
     p = PROBLEMS["plain"]
     assert Standardize().form(Form("dense")).standardized
     assert Standardize().teacher(dense(p), context(p)).standardized
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [(Standardize(), True), (NormKD(), True), (NormKD(student="same"), False), (NormKD(student="none"), False)],
+)
+@pytest.mark.parametrize("kind", ["bucket", "renormalized", "dense"])
+def test_a_bucket_has_no_deviation_of_its_own(transform: Transform, said: bool, kind: Any) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        transform.form(Form(kind))
+    assert len(told) == (said and kind == "bucket")
+    assert all("Set init_args.tail of the truncation to uniform" in str(warning.message) for warning in told)
