@@ -207,7 +207,7 @@ def test_a_loss_of_the_users_own_must_give_one_number_a_position(
             return super().__call__(student_logits, targets).sum()
 
     hidden, weight, labels, targets = problem
-    with pytest.raises(ValueError, match=r"must give one number for each of 7 positions, got .*Correct Summed of model"):
+    with pytest.raises(ValueError, match=r"one number for each of 7 positions, got .*Correct Summed of model"):
         Objective(Summed())(hidden[None], head(weight), labels[None], targets, 0.5)
 
 
