@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pd_lightning.errors import CommandLineError, exit_code
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None, commands: Mapping[str, Command] = COMMAN
         The exit code: 0, 1 for an error, 2 for a wrong command line, 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # classes of one's own by class_path, as with `python -m`; they come last
     try:
         return _dispatch(argv, commands)
     except (Exception, KeyboardInterrupt, SystemExit) as error:

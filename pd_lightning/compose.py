@@ -6,7 +6,8 @@ keeps settings of the same name from the class before. Here the rules are:
 - Files and overrides count in the order in which they are typed. Mappings merge, lists and scalars replace.
 - Another ``class_path`` replaces the node whole: nothing of the class before is left. The same one merges.
 - ``--a.b=value`` reads its value as YAML; below a class, a plain name means one of its ``init_args``.
-- ``null`` sets a setting to null; an entry of ``model.transforms`` or ``model.weighting`` set to null is dropped.
+- ``null`` sets a setting to null; an entry of ``model.transforms`` or ``model.weighting`` set to null is dropped,
+  and comes last where it is named again later.
 - What can't be settled without knowing types (list items, ``--x+=``, sections no file mentions) is left to
   jsonargparse, which applies it after all files.
 
@@ -18,11 +19,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
-NULLABLE_ENTRIES = ("transforms", "weighting")  # mappings of `model` in which null drops an entry
+NULLABLE_ENTRIES = (("model", "transforms"), ("model", "weighting"))  # mappings in which null drops an entry
 Key = tuple[str, ...]
 
 
@@ -37,7 +39,7 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         FileNotFoundError: A configuration file does not exist.
-        ValueError: A file is no YAML mapping, or ``--config`` names none.
+        ValueError: A file is no YAML mapping, ``--config`` names none, or an entry has no class.
     """
     config: dict[str, Any] = {}
     rest: list[str] = []
@@ -51,12 +53,15 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         key = _dotted(name)
         path = _resolve(config, key, left) if key and (equals or _has_value(tokens)) else None
+        if path is None and key and key[:2] in NULLABLE_ENTRIES and len(key) > 2:
+            path = _entry(key)
         if path is None:
             rest.append(token)
             left.append(key or _dotted(name.rstrip("+")) or (token,))
         else:
             config = merge(config, _nest(path, _parse(value if equals else tokens.popleft())))
-    return _without_null_entries(config), rest
+    _check_entries(config)
+    return config, rest
 
 
 def as_arguments(config: dict[str, Any], rest: Sequence[str]) -> list[str]:
@@ -70,12 +75,13 @@ def as_arguments(config: dict[str, Any], rest: Sequence[str]) -> list[str]:
     return [f"--config={text}", *rest]
 
 
-def merge(base: Any, overlay: Any) -> Any:
+def merge(base: Any, overlay: Any, path: Key = ()) -> Any:
     """Lay one parsed YAML value over another; neither is changed.
 
     Args:
         base: What is there.
         overlay: What is laid over it.
+        path: Where the two are in the settings.
 
     Returns:
         The merged value.
@@ -84,16 +90,20 @@ def merge(base: Any, overlay: Any) -> Any:
         overlay = {"class_path": overlay}
     if _is_class_name(base) and _is_class(overlay):
         base = {"class_path": base}
-    if not (isinstance(base, dict) and isinstance(overlay, dict)):
+    if not isinstance(overlay, dict):
         return overlay
-    below, above = base.get("class_path"), overlay.get("class_path")
+    merged = dict(base) if isinstance(base, dict) else {}
+    below, above = merged.get("class_path"), overlay.get("class_path")
     if isinstance(below, str) and isinstance(above, str):
-        if not _same_class(below, above):
-            return overlay
-        overlay = {**overlay, "class_path": max(below, above, key=len)}  # of two names, the full one
-    merged = dict(base)
+        if _same_class(below, above):
+            overlay = {**overlay, "class_path": max(below, above, key=len)}  # of two names, the full one
+        else:
+            merged = {}
     for key, value in overlay.items():
-        merged[key] = merge(base[key], value) if key in base else value
+        if value is None and path in NULLABLE_ENTRIES:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value, (*path, key))
     return merged
 
 
@@ -183,6 +193,18 @@ def _resolve(config: dict[str, Any], key: Key, left: list[Key]) -> Key | None:
     return tuple(path)
 
 
+def _entry(key: Key) -> Key:
+    """The path of a new entry's class.
+
+    Raises:
+        ValueError: The override is of something else than its class.
+    """
+    entry = ".".join(key[:3])
+    if key[3:] not in ((), ("class_path",)):
+        raise ValueError(f"{entry} must be there before its settings are, got none. Set --{entry}=<its class> first.")
+    return key
+
+
 def _nest(path: Key, value: Any) -> Any:
     for part in reversed(path):
         value = {part: value}
@@ -208,13 +230,20 @@ def _same_class(one: str, other: str) -> bool:
     return one == other or (short and one.rpartition(".")[2] == other.rpartition(".")[2])
 
 
-def _without_null_entries(config: dict[str, Any]) -> dict[str, Any]:
-    model = config.get("model")
-    if not isinstance(model, dict):
-        return config
-    entries = {name: model[name] for name in NULLABLE_ENTRIES if isinstance(model.get(name), dict)}
-    kept = {name: {k: v for k, v in given.items() if v is not None} for name, given in entries.items()}
-    return {**config, "model": {**model, **kept}}
+def _check_entries(config: dict[str, Any]) -> None:
+    """Refuse an entry without a class: its name is a misspelt one, or a new one."""
+    for section, name in NULLABLE_ENTRIES:
+        parent = config.get(section)
+        found = parent.get(name) if isinstance(parent, dict) else None
+        entries = found if isinstance(found, dict) else {}
+        for key, value in entries.items():
+            if isinstance(value, dict) and "class_path" not in value:
+                close = get_close_matches(key, [other for other in entries if other != key], n=1)
+                meant = f"Did you mean {close[0]}? Else set" if close else "Set"
+                raise ValueError(
+                    f"{section}.{name}.{key} must be a class with its settings, got settings alone. {meant} "
+                    f"{section}.{name}.{key}.class_path."
+                )
 
 
 def _has_value(tokens: deque[str]) -> bool:

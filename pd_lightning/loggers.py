@@ -121,3 +121,7 @@ class RewindLogs(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.rewind(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Number rows by the steps done: Lightning counts one too many after the checkpoint of a training's end."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step

@@ -21,7 +21,7 @@ from pd_lightning.context import Progress
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
 from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
-from pd_lightning.optimization import OptimizerCallable, default_optimizer, parameter_groups, scheduled
+from pd_lightning.optimization import OptimizerCallable, catch_up, default_optimizer, parameter_groups, scheduled
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
@@ -83,7 +83,7 @@ class DistillationModule(pl.LightningModule):
         self.objective = Objective(loss, transforms, weighting)
         if self.teacher.form is not None:
             self.objective.check(self.teacher.form)
-        self._has_kd_settings = kd_weight is not None or bool(loss or transforms)
+        self._has_kd_settings = kd_weight is not None or bool(loss or transforms) or self.objective.weighs_targets
         self.kd_weight = as_schedule(0.9 if kd_weight is None else kd_weight)
         self.lr = as_schedule(WSD(6e-4) if lr is None else lr)
         self.make_optimizer = optimizer or default_optimizer
@@ -108,8 +108,8 @@ class DistillationModule(pl.LightningModule):
         check_trainer(self.trainer)
         if isinstance(self.teacher, NoTeacher) and self._has_kd_settings:
             warnings.warn(
-                "model.kd_weight, model.loss and model.transforms have no effect with NoTeacher: the LM loss alone is "
-                "trained on. Set model.teacher, or leave them out.",
+                "model.kd_weight, model.loss, model.transforms and routing by model.weighting have no effect with "
+                "NoTeacher: the LM loss alone is trained on. Set model.teacher, or leave them out.",
                 stacklevel=1,
             )
 
@@ -139,20 +139,22 @@ class DistillationModule(pl.LightningModule):
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
-        terms = self._terms(batch, targets, kd_weight)
+        terms = self._terms(batch, targets, kd_weight, self._batches_processed)
         self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
         self._totals.add(terms)
         # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
         self.log("train/kd_weight", torch.tensor(0.0 if targets is None else kd_weight))
+        for name, value in self.objective.scheduled(self.global_step, self._total_steps).items():
+            self.log(f"train/{name}", torch.tensor(value))
         return terms.loss / NOMINAL_TOKENS
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare the student with labels and teacher on a batch."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "val", batch_idx)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare the student with labels and teacher on a batch."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, "test", batch_idx)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Give the log-probability of each label, float `[B, T]`, in nats; 0 where there is none."""
@@ -182,6 +184,7 @@ class DistillationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Refuse checkpoints amid an accumulation, and say what is compared with what."""
         check_validation_interval(self.trainer)
+        catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
         if self._target_kind is not None:
             rank_zero_info(f"KD loss: {self.objective.describe(self._target_kind)}")
 
@@ -191,7 +194,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
-        sequence = np.random.SeedSequence(self._draw())
+        sequence = np.random.SeedSequence([self._seed, self._batches_processed, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -273,21 +276,20 @@ class DistillationModule(pl.LightningModule):
         if self.teacher.form is not None:
             self._target_kind = self.objective.check(self.teacher.form).kind
 
-    def _draw(self) -> tuple[int, ...]:
-        """Numbers that no two micro-batches of a run share, and that are the same when it is resumed."""
-        if not self.trainer.training:
-            return (self._seed, self.global_step, self.global_rank)
+    @property
+    def _batches_processed(self) -> int:
         processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
-        return (self._seed, processed, self.global_rank)
+        return processed
 
-    def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float) -> Terms:
+    def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int) -> Terms:
+        """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
         hidden = self._student.hidden(batch["input_ids"], batch.get("position_ids"))
-        progress = Progress(self.global_step, self._total_steps, self._draw())
+        progress = Progress(self.global_step, self._total_steps, (self._seed, number, self.global_rank))
         documents = batch.get("document_ids")
         return self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        terms = self._terms(batch, self.teacher(batch), 0.0)
+    def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
+        terms = self._terms(batch, self.teacher(batch), 0.0, batch_idx)
         self._log_mean(f"{stage}/lm_loss", self.lm_loss, terms.lm_loss, terms.num_tokens)
         if terms.kd_loss is not None and terms.agreement is not None and terms.num_targets is not None:
             self._log_mean(f"{stage}/kd_loss", self.kd_loss, terms.kd_loss, terms.num_targets)

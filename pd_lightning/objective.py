@@ -14,7 +14,8 @@ from pd_lightning.losses import ForwardKL, Loss
 from pd_lightning.position_statistics import FIGURES, position_statistics
 from pd_lightning.schedules import Schedule
 from pd_lightning.targets import Form, Head, Kind, Targets
-from pd_lightning.transforms import SharedVocabulary, Transform
+from pd_lightning.transforms import Transform
+from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
 from pd_lightning.weightings import Positions, Weighting, Weights
 
 IGNORE_INDEX = -100
@@ -74,6 +75,7 @@ class Objective:
         self.loss = loss or ForwardKL()
         self.transforms = dict(transforms or {})
         self.weighting = dict(weighting or {})
+        self._shared: list[SharedVocabulary] = []
         for name, one in self.weighting.items():
             if unknown := one.needs - FIGURES:
                 raise ValueError(
@@ -88,6 +90,11 @@ class Objective:
                 errors.append(error)
         if len(errors) == len(_ANY_TEACHER):
             raise errors[0]
+
+    @property
+    def weighs_targets(self) -> bool:
+        """Whether a weighting acts where there are targets alone."""
+        return any(weighting.needs for weighting in self.weighting.values())
 
     def check(self, form: Form) -> Form:
         """Refuse transforms and a loss that cannot work with a teacher's targets.
@@ -104,8 +111,13 @@ class Objective:
         for name, weighting in self.weighting.items():
             if "teacher_entropy" in weighting.needs:
                 form.require_statistic("entropy", f"model.weighting.{name}")
-        for transform in self.transforms.values():
-            form = transform.form(form)
+        for shared in self._shared:
+            form = shared.form(form)
+        for name, transform in self.transforms.items():
+            try:
+                form = transform.form(form)
+            except ValueError as error:
+                raise ValueError(f"model.transforms.{name}: {error}") from None
         self.loss.check(form)
         return form
 
@@ -115,12 +127,19 @@ class Objective:
         Args:
             kind: Kind of the targets that the loss is given.
         """
-        treated = "".join(f", {name}" for name in self.transforms)
-        return f"{type(self.loss).__name__} over {_MEANING[kind]}{treated and f' (transforms{treated[1:]})'}"
+        named = [
+            f"{what} {', '.join(type(piece).__name__ for piece in pieces)}"
+            for what, pieces in (
+                ("transforms", list(self.transforms.values())),
+                ("weighting", list(self.weighting.values())),
+            )
+            if pieces
+        ]
+        return f"{type(self.loss).__name__} over {_MEANING[kind]}" + (f" ({'; '.join(named)})" if named else "")
 
     def share_vocabulary(self, size: int) -> None:
         """Leave out ids of `size` and above on both sides: padding, which teacher and student have more or less of."""
-        self.transforms = {"shared_vocabulary": SharedVocabulary(size), **self.transforms}
+        self._shared = [SharedVocabulary(size)]
 
     def schedules(self) -> dict[str, Schedule]:
         """Give the schedules of the transforms, each by the name of its transform and its setting, dotted."""
@@ -129,6 +148,11 @@ class Objective:
             for name, transform in self.transforms.items()
             for setting, schedule in transform.schedules().items()
         }
+
+    def scheduled(self, step: int, total_steps: int) -> dict[str, float]:
+        """Give the values of the schedules at an optimizer step, each by the name of its transform."""
+        values = {name: schedule(step, total_steps) for name, schedule in self.schedules().items()}
+        return {name.removesuffix(".value"): value for name, value in values.items()}
 
     def __call__(
         self,
@@ -162,8 +186,7 @@ class Objective:
         loss, lm, num_tokens, kd, agreement, dropped, num_targets = chunked_sums(compute, rows, head)
         if targets is None:
             return Terms(loss, lm, None, None, None, num_tokens)
-        drops = any(isinstance(transform, SharedVocabulary) for transform in self.transforms.values())
-        return Terms(loss, lm, kd, agreement, dropped if drops else None, num_tokens, num_targets)
+        return Terms(loss, lm, kd, agreement, dropped if self._shared else None, num_tokens, num_targets)
 
     def _sums(
         self,
@@ -192,10 +215,15 @@ class Objective:
         agreement = ((logits.detach().argmax(dim=-1) == said.top1()) & counted).sum()
         # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
         ctx = Context(logits, labels, replace(progress, draw=(*progress.draw, rows.start or 0)))
-        for transform in self.transforms.values():
+        for transform in (*self._shared, *self.transforms.values()):
             ctx = replace(ctx, student_logits=transform.student(ctx.student_logits, ctx))
             said = transform.teacher(said, ctx)
         kd = self.loss(ctx.student_logits, said)
+        if kd.shape != labels.shape:
+            raise ValueError(
+                f"A loss must give one number for each of {len(labels)} positions, got {list(kd.shape)}. Correct "
+                f"{type(self.loss).__name__} of model.loss."
+            )
         if said.weight is not None:
             kd = kd * said.weight
         # Masked by where, not by indexing: the number of labelled positions would be a device sync.
@@ -223,12 +251,13 @@ class Objective:
             missing = targets.missing.view(labels.shape)
             weights = Weights(lm.masked_fill(missing, 1.0), weights.kd.masked_fill(missing, 0.0))
             counted = counted & ~missing
-        acting = [w for w in self.weighting.values() if targets is not None or not w.needs]
+        # Nor where the loss is only looked at, with a KD weight of 0: what they need costs a pass over the logits.
+        acting = [w for w in self.weighting.values() if kd_weight > 0 or not w.needs]
         needs = frozenset().union(*(w.needs for w in acting))
         statistics = {}
         if needs:
             assert targets is not None, "what needs figures does not act without targets"
-            statistics = position_statistics(needs, hidden, head, labels.flatten(), targets)
+            statistics = position_statistics(needs, hidden, head, targets)
         shaped = {name: values.view(labels.shape) for name, values in statistics.items()}
         positions = Positions(counted, document_ids, shaped)
         for weighting in acting:

@@ -55,3 +55,16 @@ def scheduled(optimizer: Optimizer, lr: Schedule, total_steps: int) -> LambdaLR:
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = 1.0
     return LambdaLR(optimizer, lambda step: lr(min(step, total_steps - 1), total_steps))
+
+
+def catch_up(schedulers: Iterable[object]) -> None:
+    """Set the learning rates of the step that comes next: those in a checkpoint may be of a shorter run.
+
+    Args:
+        schedulers: Those that `scheduled` made, and others, which are left alone.
+    """
+    for scheduler in schedulers:
+        if isinstance(scheduler, LambdaLR):
+            groups = scheduler.optimizer.param_groups
+            for group, base, schedule in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["lr"] = base * schedule(scheduler.last_epoch)

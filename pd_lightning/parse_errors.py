@@ -103,6 +103,10 @@ def _no_class(found: Found, class_path: str, settings: Sequence[str]) -> str:
     return f"the value must be a {found[1]}, given by its class_path and init_args."
 
 
+def _no_mapping(found: Found, class_path: str, settings: Sequence[str]) -> str:
+    return "the value must be a mapping of names to values, as in {name: value}."
+
+
 def _unknown_callable_setting(found: Found, class_path: str, settings: Sequence[str]) -> str:
     return _unknown_setting(found, found[2], settings)
 
@@ -134,7 +138,8 @@ RULES: list[tuple[re.Pattern[str], Rule]] = [
     (re.compile(r"No module named '([^']+)'"), _unknown_module),
     (re.compile(r"Expected a dot import path string: (\S+)"), _unknown_short_name),
     (re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)"), _wrong_base),
-    (re.compile(r"Not a valid subclass of (\S+)"), _no_class),
+    (re.compile(r"Not a valid subclass of (\w+)"), _no_class),
+    (re.compile(r"Expected a <class 'dict'>$"), _no_mapping),
     (re.compile(r"the following arguments are required: (.+)"), _required),
     (re.compile(r"Expected a typing\.Literal\[(.+)\]\. Got value: (.*)"), _wrong_choice),
     (re.compile(r"Expected a (.+)\. Got value: (.*)"), _wrong_type),

@@ -73,8 +73,11 @@ class Selection:
         logits = logits.float()
         statistics = statistics_of(logits, labels)
         values, ids = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
-        logprobs = values - statistics["log_z"].unsqueeze(-1)
-        return cut(SparseTargets(ids, logprobs, kind="none", statistics=statistics), self.p, self.min_k)
+        log_z = statistics["log_z"]
+        ids, logprobs = cut(ids, values - log_z.unsqueeze(-1), self.p, self.min_k)
+        # Not 1 - Σ p, of which rounding leaves nothing where the teacher is sure.
+        log_tail = logits.scatter(-1, ids, -torch.inf).logsumexp(dim=-1) - log_z
+        return SparseTargets(ids, logprobs, log_tail, statistics=statistics)
 
 
 def rows_at_a_time(hidden: Tensor, head: Head) -> int:

@@ -25,7 +25,8 @@ def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:
         # end-of-text, as in many tokenizers, the student would be blind to where documents begin.
         "pad_token_id": None,
     }
-    return {"vocab_size": manifest.vocab_size, **special}
+    # Not the width of a store's teacher, which may have padding: the same student on the fly and from a store.
+    return {"vocab_size": manifest.tokenizer_vocab_size or manifest.vocab_size, **special}
 
 
 def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
@@ -68,8 +69,9 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
     )
 
 
-def _selection(recorded: Mapping[str, Any] | None) -> tuple[float, int] | None:
-    return (recorded["p"], recorded["k"]) if recorded and {"p", "k"} <= recorded.keys() else None
+def _selection(recorded: Mapping[str, Any] | None) -> tuple[float, int, int] | None:
+    known = recorded is not None and {"p", "k", "min_k"} <= recorded.keys()
+    return (recorded["p"], recorded["k"], recorded["min_k"]) if recorded is not None and known else None
 
 
 def check_trainer(trainer: pl.Trainer) -> None:

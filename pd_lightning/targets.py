@@ -43,9 +43,12 @@ class Form:
         kind: What is known of the ids that are not kept.
         statistics: Names of the teacher's figures that come with the targets; None where that is not known yet.
         vocab_size: V, or None where it is not known yet.
-        selection: The p and k up to which a store kept ids; None where that is not known, or there is no store.
+        selection: The p and k up to which ids were kept, and the fewest; None where all are known, or it is not said.
+        whole: Whether dense targets are the teacher's own, and nothing of them was cut off before.
         has_logits: Whether log-probabilities plus log Z still are logits of the teacher, changed by no mixing.
         divided_by: Name of the transform that already set a temperature of its own, if one did.
+        two_sided: Name of the transform that gives the student a temperature of its own, if one does.
+        final: Name of the transform after which no temperature may come, if there is one.
         tempered: Whether a temperature was set.
         standardized: Whether a loss on logits shall compare them less their mean.
     """
@@ -53,10 +56,13 @@ class Form:
     kind: Kind
     statistics: frozenset[str] | None = frozenset(STATISTICS)
     vocab_size: int | None = None
-    selection: tuple[float, int] | None = None
+    selection: tuple[float, int, int] | None = None
+    whole: bool = True
     tempered: bool = False
     has_logits: bool = True
     divided_by: str | None = None
+    two_sided: str | None = None
+    final: str | None = None
     standardized: bool = False
 
     def require_kind(self, kinds: Iterable[Kind], who: str, instead: str) -> None:
@@ -77,9 +83,9 @@ class Form:
         """
         if self.kind != "dense" and self.statistics is not None and name not in self.statistics:
             raise ValueError(
-                f"{who} must have the teacher's {name} at each position, got a store with "
-                f"{', '.join(sorted(self.statistics)) or 'none'}. Record the logits again with that column, or leave "
-                "out Clip, after which it is not known."
+                f"{who} must have the teacher's {name} at each position, got "
+                f"{', '.join(sorted(self.statistics)) or 'none of its figures'}. Record the logits again if the store "
+                "lacks that column, or leave out Clip, after which it is not known."
             )
 
 
@@ -230,7 +236,7 @@ class DenseTargets(_Treatment):
             return self.logprobs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         assert name in ("mean", "std", "entropy"), f"{name} is not to be had from log-probabilities"
         if name == "entropy":
-            return -torch.where(self.logprobs > -torch.inf, self.logprobs.exp() * self.logprobs, 0.0).sum(dim=-1)
+            return entropy(self.logprobs)
         return self.logprobs.mean(dim=-1) if name == "mean" else self.logprobs.std(dim=-1, correction=0)
 
 
@@ -258,6 +264,11 @@ class HiddenTargets:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Not logits less log Z: where both are large, their difference is off by more than float32 can tell.
         return DenseTargets(logits.log_softmax(dim=-1), statistics={"log_z": logits.logsumexp(dim=-1)})
+
+
+def entropy(logprobs: Tensor) -> Tensor:
+    """Give the entropy of distributions in nats, float `[N]`, from log-probabilities, float `[N, V]`; 0 log 0 is 0."""
+    return -torch.where(logprobs > -torch.inf, logprobs.exp() * logprobs, 0.0).sum(dim=-1)
 
 
 _T = TypeVar("_T", SparseTargets, DenseTargets)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,13 +15,18 @@ from torch.nn import functional as F
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import LanguageModel
+from pd_lightning.loggers import MetricsCSV, RewindLogs
 from pd_lightning.losses import ForwardKL
 from pd_lightning.module import DistillationModule
+from pd_lightning.record import Recorder
+from pd_lightning.runs import FinalCheckpoint
 from pd_lightning.schedules import WSD, Constant, Linear, OneMinus, Part, Periodic, Piecewise
+from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.students import HFStudent
 from pd_lightning.surroundings import check_trainer
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings, Teacher
+from pd_lightning.trainer import PDTrainer
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK
 from pd_lightning.weightings import MaskDocumentStarts, TeacherEntropy
 
@@ -227,10 +233,6 @@ def test_padding_of_a_vocabulary_is_left_out(
     tiny: Any, blocks: Path, teacher_dir: Path, tmp_path: Path, online: bool, student_size: int
 ) -> None:
     """Against both distributions cut to the shared ids by hand."""
-    from pd_lightning.record import Recorder
-    from pd_lightning.selection import Selection
-    from pd_lightning.trainer import PDTrainer
-
     wide = padded(teacher_dir, tmp_path / "teacher")
     data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=8)
     if not online:
@@ -321,6 +323,43 @@ def test_schedules_and_random_draws_go_on_where_they_were(
     resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / "step=3.ckpt"))
     for (name, one), (_, other) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_longer_run_goes_on_with_its_own_learning_rate_and_numbers(
+    student: HFStudent, truncated_store: Path, tmp_path: Path
+) -> None:
+    """Four steps to the end, then eight: the fifth has the rate of the longer schedule, and no row is left out."""
+
+    def run(max_steps: int, ckpt_path: str | None = None) -> DistillationModule:
+        hot = {"hot": Temperature(Linear(4.0, 2.0))}
+        module = DistillationModule(student, OfflineTeacher(), hot, lr=Linear(1e-3, 0.0))
+        logger = MetricsCSV(tmp_path / "logs")
+        keep = ModelCheckpoint(tmp_path, filename="first", every_n_train_steps=2, save_last=True)
+        callbacks = [keep, FinalCheckpoint(), RewindLogs()]
+        fitted = trainer(tmp_path, max_steps=max_steps, callbacks=callbacks, logger=logger, log_every_n_steps=1)
+        fitted.fit(module, TokenBlocks(str(truncated_store), batch_size=4), ckpt_path=ckpt_path, weights_only=True)
+        return module
+
+    run(3)
+    run(8, str(tmp_path / "last.ckpt"))
+    rows = MetricsCSV(tmp_path / "logs").rows()
+    assert [int(row["step"]) for row in rows] == list(range(8))
+    expected = [Linear(1e-3, 0.0)(step, 3 if step < 3 else 8) for step in range(8)]
+    np.testing.assert_allclose([float(row["train/lr"]) for row in rows], expected, rtol=1e-6)
+    hot = [Linear(4.0, 2.0)(step, 3 if step < 3 else 8) for step in range(8)]
+    np.testing.assert_allclose([float(row["train/hot"]) for row in rows], hot, rtol=1e-6)
+
+
+def test_a_student_is_as_wide_on_the_fly_as_from_a_padded_store(
+    student: HFStudent, blocks: Path, teacher_dir: Path, tmp_path: Path
+) -> None:
+    wide = padded(teacher_dir, tmp_path / "teacher")
+    recorder = Recorder(FrozenTeacher(str(wide)), str(tmp_path / "store"), Selection(1.0, 320), "exact")
+    data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=4, max_val_blocks=4)
+    PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False).record(recorder, data)
+    module = one_step(Watched(student, OfflineTeacher()), TokenBlocks(str(tmp_path / "store"), batch_size=4))
+    assert module.student is not None
+    assert module.student.vocab_size == 300
 
 
 def test_the_teacher_is_in_no_checkpoint_and_no_optimizer(

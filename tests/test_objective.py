@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.targets import DenseTargets, Head, HiddenTargets
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK, Transform
-from pd_lightning.weightings import TeacherEntropy, Weights
+from pd_lightning.weightings import MaskFirstTokens, TeacherEntropy, Weights
 
 N, D, V = 7, 5, 11
 
@@ -59,7 +60,7 @@ LOSSES: list[tuple[Loss, list[str]]] = [
     (losses.MeanSquaredError(), WHOLE),
     (losses.MeanSquaredError("logits"), ["dense", "bucket", "none"]),
     (losses.DecoupledTopK(), ["bucket"]),
-    (losses.TailAware(2, 1.5), ["dense", "uniform"]),
+    (losses.TailAware(2, 1.5), ["dense"]),
     (losses.WeightedSum({"kl": losses.ForwardKL(), "tv": losses.TotalVariation()}, {"tv": 0.5}), WHOLE),
 ]
 
@@ -247,3 +248,26 @@ def test_a_second_derivative_is_refused(problem: tuple[Tensor, Tensor, Tensor, D
     terms = Objective()(hidden[None], head(weight), labels[None], targets, 0.5)
     with pytest.raises(RuntimeError, match="can be differentiated once, got create_graph=True"):
         torch.autograd.grad(terms.loss, hidden, create_graph=True)
+
+
+def test_a_loss_of_the_users_own_must_give_one_number_a_position(
+    problem: tuple[Tensor, Tensor, Tensor, DenseTargets],
+) -> None:
+    class Summed(losses.ForwardKL):
+        def __call__(self, student_logits: Tensor, targets: Any) -> Tensor:
+            return super().__call__(student_logits, targets).sum()
+
+    hidden, weight, labels, targets = problem
+    with pytest.raises(ValueError, match=r"one number for each of 7 positions, got .*Correct Summed of model"):
+        Objective(Summed())(hidden[None], head(weight), labels[None], targets, 0.5)
+
+
+def test_a_run_says_what_is_compared_with_what() -> None:
+    objective = Objective(
+        losses.ReverseKL(), {"a": TopPK(0.9), "b": Temperature(2.0)}, weighting={"c": MaskFirstTokens()}
+    )
+    assert objective.describe("bucket") == (
+        "ReverseKL over the kept ids and one bucket for the tail (transforms TopPK, Temperature; weighting "
+        "MaskFirstTokens)"
+    )
+    assert Objective().describe("dense") == "ForwardKL over all ids"

@@ -49,7 +49,20 @@ class Loss(ABC):
         Raises:
             ValueError: Saying what to use instead.
         """
+        self.check_sides(form)
         form.require_kind(self.kinds, type(self).__name__, self.instead)
+
+    def check_sides(self, form: Form) -> None:
+        """Refuse to leave the student untempered where a transform gives it a temperature of its own.
+
+        Raises:
+            ValueError: Naming the transform.
+        """
+        if form.two_sided is not None and not self.student_temperature:
+            raise ValueError(
+                f"student_temperature must be true with {form.two_sided}, which acts on both sides, got false. Set "
+                "model.loss.init_args.student_temperature to true, or leave it out of model.transforms."
+            )
 
     @abstractmethod
     def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:

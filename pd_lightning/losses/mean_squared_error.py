@@ -45,6 +45,7 @@ class MeanSquaredError(Loss):
         """
         if self.space == "probabilities":
             return super().check(form)
+        self.check_sides(form)
         who, instead = "MeanSquaredError on logits", "or set model.loss.init_args.space to probabilities."
         form.require_kind(
             ("dense", "bucket", "none"), who, f"Set init_args.tail of the truncation to bucket or none, {instead}"

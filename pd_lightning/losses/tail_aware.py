@@ -60,6 +60,8 @@ class TailAware(Divergence):
             ValueError: Saying what to use instead.
         """
         super().check(form)
+        if not form.whole:
+            raise ValueError(f"TailAware must have the teacher's own tail, got one that was cut off. {self.instead}")
         if form.vocab_size is not None and self.k > form.vocab_size:
             raise ValueError(
                 f"k must be at most the size of the vocabulary, got {self.k} for {form.vocab_size} ids. Lower "

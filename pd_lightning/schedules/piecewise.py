@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from pd_lightning.schedules.base import Schedule
+from pd_lightning.schedules.constant import as_schedule
 
 TOLERANCE = 1e-9  # 0.7 + 0.2 + 0.1 is 1 but for the last bits
 
@@ -15,12 +16,12 @@ class Part:
     """A part of a run, and the schedule over it.
 
     Args:
-        schedule: The schedule; this part is the whole run to it.
+        schedule: The schedule, or a number; this part is the whole run to it.
         length: Below 1 a fraction of the run, from 1 on a number of steps. The last part may leave it out: it then
             takes the rest of the run.
     """
 
-    schedule: Schedule
+    schedule: Schedule | float
     length: float | None = None
 
 
@@ -54,7 +55,7 @@ class Piecewise(Schedule):
         name, part = list(self.parts.items())[index - 1]
         start, end = edges[index - 1 : index + 1]
         try:
-            return part.schedule(step - start, end - start)
+            return as_schedule(part.schedule)(step - start, end - start)
         except ValueError as error:
             raise ValueError(f"parts.{name}: {error}") from error
 

@@ -28,7 +28,7 @@ class Surroundings:
         block_size: Positions of a block, or None where the data do not tell.
         document_attention: `isolated` where models must keep to one document, else `full`.
         columns: Names of the per-position columns of a logit store.
-        selection: The p and k up to which a logit store kept ids; None where it does not tell.
+        selection: The p and k up to which a logit store kept ids, and the fewest; None where it does not tell.
         device_mesh: Where the strategy shards the models; None where they are whole on each device.
     """
 
@@ -41,10 +41,10 @@ class Surroundings:
     block_size: int | None = None
     document_attention: str = "full"
     columns: tuple[str, ...] = ()
-    selection: tuple[float, int] | None = None
+    selection: tuple[float, int, int] | None = None
     device_mesh: DeviceMesh | None = None
 
-    def shared_vocab_size(self, teacher: int | None) -> int | None:
+    def shared_with(self, teacher: int | None) -> int | None:
         """Decide which ids teacher and student have in common where the widths of their logits differ.
 
         Many models pad their vocabulary to a round number; ids that the tokenizer does not have are padding.

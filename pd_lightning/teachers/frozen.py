@@ -78,7 +78,7 @@ class FrozenTeacher(Teacher):
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
-        self.shared_vocab_size = surroundings.shared_vocab_size(self._model.vocab_size)
+        self.shared_vocab_size = surroundings.shared_with(self._model.vocab_size)
         context = self._model.context_length
         if context and surroundings.block_size and surroundings.block_size > context:
             raise ValueError(

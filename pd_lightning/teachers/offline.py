@@ -34,7 +34,7 @@ class OfflineTeacher(Teacher):
                 "pd_lightning.teachers.FrozenTeacher."
             )
         self._has_store = surroundings.data_kind == "logits"
-        self.shared_vocab_size = surroundings.shared_vocab_size(surroundings.data_vocab_size)
+        self.shared_vocab_size = surroundings.shared_with(surroundings.data_vocab_size)
         columns = frozenset(surroundings.columns) if surroundings.data_kind == "logits" else None
         vocab_size = self.shared_vocab_size or surroundings.data_vocab_size
         sampled = self._has_store and "log_tail" not in surroundings.columns

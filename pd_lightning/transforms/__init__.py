@@ -6,7 +6,6 @@ from pd_lightning.transforms.clip import Clip
 from pd_lightning.transforms.label_smoothing import LabelSmoothing
 from pd_lightning.transforms.norm_kd import NormKD
 from pd_lightning.transforms.sample_tokens import SampleTokens
-from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
 from pd_lightning.transforms.standardize import Standardize
 from pd_lightning.transforms.temperature import Temperature
 from pd_lightning.transforms.top_pk import TopK, TopP, TopPK
@@ -19,7 +18,6 @@ __all__ = [
     "LabelSmoothing",
     "NormKD",
     "SampleTokens",
-    "SharedVocabulary",
     "Standardize",
     "Temperature",
     "TopK",

@@ -66,16 +66,18 @@ class LabelSmoothing(Transform):
     def _towards_uniform(self, targets: AnyTargets, labels: Tensor, vocab_size: int) -> AnyTargets:
         each = self.epsilon / vocab_size
         if isinstance(targets, DenseTargets):
-            return replace(targets, logprobs=self._mixed(targets.logprobs, each), origin=targets.source)
+            mixed = self._mixed(targets.logprobs, _log(each, targets.logprobs))
+            return replace(targets, logprobs=mixed, origin=targets.source)
         used = targets.logprobs > -torch.inf
         tail = torch.full_like(targets.logprobs[:, 0], -torch.inf) if targets.log_tail is None else targets.log_tail
         statistics = dict(targets.statistics)
         if targets.knows("label_logprob"):  # of a label in the tail, should smoothing towards it follow
-            statistics["label_logprob"] = self._mixed(targets.statistic("label_logprob", labels), each)
+            label_logprob = targets.statistic("label_logprob", labels)
+            statistics["label_logprob"] = self._mixed(label_logprob, _log(each, label_logprob))
         smoothed = replace(
             targets,
-            logprobs=self._mixed(targets.logprobs, each).masked_fill(~used, -torch.inf),
-            log_tail=self._mixed(tail, each * (vocab_size - used.sum(dim=-1).to(tail))),
+            logprobs=self._mixed(targets.logprobs, _log(each, tail)).masked_fill(~used, -torch.inf),
+            log_tail=self._mixed(tail, (each * (vocab_size - used.sum(dim=-1).to(tail))).log()),
             kind="bucket",
             statistics=statistics,
         )
@@ -109,12 +111,18 @@ class LabelSmoothing(Transform):
             log_tail=log_tail,
         )
 
-    def _mixed(self, logprobs: Tensor, share: Tensor | float) -> Tensor:
+    def _mixed(self, logprobs: Tensor, log_share: Tensor) -> Tensor:
         """Log of (1 - ε) p + a share."""
-        share = torch.as_tensor(share, dtype=logprobs.dtype, device=logprobs.device)
-        return torch.logaddexp(logprobs + math.log1p(-self.epsilon), share.log())
+        return torch.logaddexp(logprobs + math.log1p(-self.epsilon), log_share)
 
     def _raised(self, logprobs: Tensor, is_label: Tensor, labelled: Tensor) -> Tensor:
         """Log of (1 - ε) p, plus ε at the label; p itself in rows without one."""
         others = logprobs + math.log1p(-self.epsilon)
-        return torch.where(labelled, torch.where(is_label, self._mixed(logprobs, self.epsilon), others), logprobs)
+        return torch.where(
+            labelled, torch.where(is_label, self._mixed(logprobs, _log(self.epsilon, logprobs)), others), logprobs
+        )
+
+
+def _log(share: float, like: Tensor) -> Tensor:
+    """A scalar made on the device: one that is copied there would wait for it."""
+    return like.new_full((), math.log(share) if share > 0 else -math.inf)

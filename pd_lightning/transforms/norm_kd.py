@@ -7,7 +7,7 @@ from pd_lightning.context import Context
 from pd_lightning.targets import Form
 from pd_lightning.transforms.base import AnyTargets, Transform
 from pd_lightning.transforms.deviation import student_deviation, teacher_deviation
-from pd_lightning.transforms.ordering import divided, tempered
+from pd_lightning.transforms.ordering import divided, say_that_a_bucket_is_no_id, tempered
 
 
 class NormKD(Transform):
@@ -41,7 +41,10 @@ class NormKD(Transform):
             ValueError: If the store lacks `std`, or what comes before cannot be tempered.
         """
         before.require_statistic("std", "NormKD")
-        return tempered(before, "NormKD", adaptive=True)
+        if self.student_side == "own":
+            say_that_a_bucket_is_no_id(before, "NormKD with student own")
+        both = None if self.student_side == "none" else f"NormKD with student {self.student_side}"
+        return replace(tempered(before, "NormKD", adaptive=True), two_sided=both)
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note the temperatures on the targets; the loss applies them."""

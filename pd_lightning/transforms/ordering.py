@@ -1,5 +1,6 @@
 """Which transforms can follow which, and what it means to set a temperature."""
 
+import warnings
 from dataclasses import replace
 
 from pd_lightning.targets import AnyTemperature, Form
@@ -50,7 +51,22 @@ def tempered(before: Form, who: str, adaptive: bool = False) -> Form:
             f"{who} must be the one transform that finds temperatures, got {before.divided_by} before it. Keep one of "
             "them in model.transforms."
         )
+    if before.final is not None:
+        raise ValueError(
+            f"{who} must not follow {before.final}, which leaves the student at temperature 1. Keep one of them in "
+            "model.transforms."
+        )
     return replace(before, tempered=True, divided_by=who if adaptive else before.divided_by)
+
+
+def say_that_a_bucket_is_no_id(before: Form, who: str) -> None:
+    """Warn of a deviation of single ids as the temperature of many: it gives the bucket nearly all the probability."""
+    if before.kind == "bucket":
+        warnings.warn(
+            f"{who} divides the bucket, all other ids together, by the deviation of single ids: losses are then large, "
+            "and students poor. Set init_args.tail of the truncation to uniform or renormalize.",
+            stacklevel=1,
+        )
 
 
 def divided(targets: AnyTargets, teacher: AnyTemperature, student: AnyTemperature | None = None) -> AnyTargets:

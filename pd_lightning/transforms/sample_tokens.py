@@ -52,12 +52,13 @@ class SampleTokens(Transform):
         Raises:
             ValueError: Saying what to use instead.
         """
-        before.require_kind(
-            ("dense",),
-            "SampleTokens",
+        remedy = (
             "Sampling from truncated targets is biased: set model.teacher to pd_lightning.teachers.FrozenTeacher, and "
-            "leave truncation out of model.transforms.",
+            "leave truncation out of model.transforms."
         )
+        before.require_kind(("dense",), "SampleTokens", remedy)
+        if not before.whole:
+            raise ValueError(f"SampleTokens must have all of the teacher's targets, got truncated ones. {remedy}")
         if self.target == "probabilities":
             return replace(before, kind="renormalized", has_logits=False)
         if before.tempered:

@@ -13,8 +13,9 @@ from pd_lightning.transforms.base import AnyTargets, Transform
 class SharedVocabulary(Transform):
     """Compare teacher and student over the ids that both have; the others are padding, and left out on both sides.
 
-    Put in front by DistillationModule where the two widths differ by padding alone. A store's mean, deviation and
-    entropy of the logits stay those over all ids of its teacher.
+    What Objective does first where the two widths differ by padding alone. Of a store only the kept ids are looked at:
+    padding that is in its tail stays there, so that what is dropped is the least it can be. A store's mean, deviation
+    and entropy of the logits stay those over all ids of its teacher.
 
     Args:
         size: Number of shared ids, the first ones of each side.

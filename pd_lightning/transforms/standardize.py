@@ -6,7 +6,7 @@ from pd_lightning.context import Context
 from pd_lightning.targets import Form
 from pd_lightning.transforms.base import AnyTargets, Transform
 from pd_lightning.transforms.deviation import student_deviation, teacher_deviation
-from pd_lightning.transforms.ordering import divided, tempered
+from pd_lightning.transforms.ordering import divided, say_that_a_bucket_is_no_id, tempered
 
 
 class Standardize(Transform):
@@ -28,7 +28,9 @@ class Standardize(Transform):
             ValueError: If the store lacks `std`, or what comes before cannot be tempered.
         """
         before.require_statistic("std", "Standardize")
-        return replace(tempered(before, "Standardize", adaptive=True), standardized=True)
+        say_that_a_bucket_is_no_id(before, "Standardize")
+        after = tempered(before, "Standardize", adaptive=True)
+        return replace(after, standardized=True, two_sided="Standardize")
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note each side's σ as its temperature; the loss applies them."""

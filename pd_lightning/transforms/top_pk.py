@@ -1,6 +1,6 @@
 """Truncation to the most probable ids: top-p, then top-k."""
 
-import math
+import sys
 import warnings
 from dataclasses import replace
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pd_lightning.context import Context
-from pd_lightning.targets import Form, Kind, SparseTargets
+from pd_lightning.targets import DenseTargets, Form, Kind, SparseTargets
 from pd_lightning.transforms.base import AnyTargets, Transform
 from pd_lightning.transforms.ordering import before_temperatures
 
@@ -21,6 +21,7 @@ _KINDS: dict[Tail, Kind] = {
     "uniform": "dense",
     "none": "none",
 }
+_ALL = sys.maxsize
 _BACK: dict[Kind, Tail] = {"renormalized": "renormalize", "none": "none"}
 
 
@@ -81,35 +82,37 @@ class TopPK(Transform):
                 f"k must be at most the size of the vocabulary, got {self.k} for {before.vocab_size} ids. Lower "
                 f"init_args.k of {who}."
             )
-        if before.selection is not None and self._exceeds(*before.selection):
-            warnings.warn(
-                f"{who} keeps all that the store has, which was recorded with p {before.selection[0]:g} and k "
-                f"{before.selection[1]}. Lower its init_args.p or init_args.k, or record with a wider model.selection.",
-                stacklevel=1,
-            )
+        self._say_what_has_no_effect(before)
         keeps_logits = self.tail in ("bucket", "none")
-        return replace(before, kind=_KINDS[self.tail], has_logits=before.has_logits and keeps_logits)
+        return replace(
+            before,
+            kind=_KINDS[self.tail],
+            whole=False,
+            selection=(self.p, self.k or _ALL, self.min_k),
+            has_logits=before.has_logits and keeps_logits,
+        )
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Truncate the targets of n positions."""
-        if isinstance(targets, SparseTargets):
-            kept = self._narrow(targets)
-        else:
-            size = targets.logprobs.shape[-1]
-            logprobs, ids = targets.logprobs.topk(min(self.k or size, size), dim=-1)
-            kept = cut(targets.keep(ids, logprobs), self.p, self.min_k)
+        kept = self._narrow(targets) if isinstance(targets, SparseTargets) else self._cut(targets)
         return self._treat_tail(kept, ctx.student_logits.shape[-1])
 
-    def _exceeds(self, p: float, k: int) -> bool:
-        """Whether it asks for more than was kept up to p and k, and for less in no way."""
-        own = math.inf if self.k is None else self.k
-        return self.p >= p and own >= k and (self.p, own) not in ((p, k), (1.0, math.inf))
+    def _cut(self, targets: DenseTargets) -> SparseTargets:
+        size = targets.logprobs.shape[-1]
+        logprobs, ids = targets.logprobs.topk(min(self.k or size, size), dim=-1)
+        ids, logprobs = cut(ids, logprobs, self.p, self.min_k)
+        log_tail = targets.logprobs.scatter(-1, ids, -torch.inf).logsumexp(dim=-1)
+        return replace(targets.keep(ids, logprobs), log_tail=log_tail, kind="bucket")
 
     def _narrow(self, targets: SparseTargets) -> SparseTargets:
-        width = targets.ids.shape[-1]
-        logprobs, order = targets.logprobs.topk(min(self.k or width, width), dim=-1)
-        sorted_targets = replace(targets, ids=targets.ids.gather(-1, order), logprobs=logprobs)
-        return cut(sorted_targets, self.p, self.min_k)
+        logprobs, order = targets.logprobs.sort(dim=-1, descending=True)
+        k = min(self.k or _ALL, logprobs.shape[-1])
+        ids, kept = cut(targets.ids.gather(-1, order)[..., :k], logprobs[..., :k], self.p, self.min_k)
+        left = torch.cat([logprobs[..., :k].masked_fill(kept > -torch.inf, -torch.inf), logprobs[..., k:]], dim=-1)
+        log_tail = left.logsumexp(dim=-1)
+        if targets.log_tail is not None:
+            log_tail = torch.logaddexp(log_tail, targets.log_tail)
+        return replace(targets, ids=ids, logprobs=kept, log_tail=log_tail, kind="bucket")
 
     def _treat_tail(self, targets: SparseTargets, vocab_size: int) -> AnyTargets:
         if self.tail == "bucket":
@@ -120,6 +123,25 @@ class TopPK(Transform):
             logprobs = targets.logprobs.log_softmax(dim=-1)
             return replace(targets, logprobs=logprobs, log_tail=None, kind="renormalized")
         return replace(targets, log_tail=None, kind="none")
+
+    def _say_what_has_no_effect(self, before: Form) -> None:
+        """Warn where less is known already than is asked for."""
+        if before.selection is None:
+            return
+        p, k, min_k = before.selection
+        beyond = {
+            "p": (self.p, p) if p < self.p < 1 else None,
+            "k": (self.k, k) if self.k is not None and self.k > k else None,
+            "min_k": (self.min_k, min_k) if self.min_k > min_k and p < 1 else None,
+        }
+        for name, pair in beyond.items():
+            if pair is not None:
+                warnings.warn(
+                    f"{name} {pair[0]:g} of {type(self).__name__} has no effect beyond {pair[1]:g}, up to which ids "
+                    f"were kept before it. Lower its init_args.{name}, or record with model.selection.{name} "
+                    f"{pair[0]:g} if it is the store's.",
+                    stacklevel=1,
+                )
 
 
 class TopK(TopPK):
@@ -153,33 +175,23 @@ class TopP(TopPK):
         super().__init__(p, None, min_k, tail)
 
 
-def cut(targets: SparseTargets, p: float, min_k: int) -> SparseTargets:
-    """Cut rows that are sorted by probability where they reach p, and find the mass that is cut off.
+def cut(ids: Tensor, logprobs: Tensor, p: float, min_k: int) -> tuple[Tensor, Tensor]:
+    """Cut rows that are sorted by probability where they reach p.
 
     Args:
-        targets: Targets whose slots are sorted, most probable first.
+        ids: Token ids, most probable first, int64 `[n, K]`.
+        logprobs: Their log-probabilities, float `[n, K]`.
         p: Probability to reach, in (0, 1].
         min_k: Fewest ids to keep.
 
     Returns:
-        The targets with unused slots where ids were cut, and their new tail.
+        Ids and log-probabilities with unused slots where ids were cut, see SparseTargets.
     """
-    probs = targets.logprobs.exp()
+    probs = logprobs.exp()
     # Not cumsum - probs: rounding would cut ids where p is 1.
     before = F.pad(probs.cumsum(dim=-1)[..., :-1], (1, 0))
     keep = before < p if p < 1 else torch.ones_like(probs, dtype=torch.bool)
     keep[..., :min_k] = True
     keep &= probs > 0
-    logprobs = targets.logprobs.masked_fill(~keep, -torch.inf)
     # An unused slot repeats the first id: scatters over the row's ids then touch kept ids alone.
-    ids = torch.where(keep, targets.ids, targets.ids[..., :1])
-    return replace(targets, ids=ids, logprobs=logprobs, log_tail=_log_rest(logprobs, targets.log_tail), kind="bucket")
-
-
-def _log_rest(logprobs: Tensor, log_tail: Tensor | None) -> Tensor:
-    """Log of one minus the kept mass; float64, for what is left is a small difference of large numbers."""
-    wide = logprobs.dtype if logprobs.device.type == "mps" else torch.float64
-    rest = (1.0 - logprobs.to(wide).exp().sum(dim=-1)).clamp(min=0.0)
-    if log_tail is not None:
-        rest = torch.maximum(rest, log_tail.to(wide).exp())
-    return rest.log().to(logprobs.dtype)
+    return torch.where(keep, ids, ids[..., :1]), logprobs.masked_fill(~keep, -torch.inf)

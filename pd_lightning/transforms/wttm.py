@@ -43,7 +43,7 @@ class WTTM(Transform):
                 "WTTM must have targets at temperature 1, got a temperature before it: its power gamma is a "
                 "temperature of 1/gamma. Keep one of them in model.transforms."
             )
-        return tempered(before, "WTTM", adaptive=True)
+        return replace(tempered(before, "WTTM", adaptive=True), final="WTTM")
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Note temperatures and weights on the targets; the loss applies the first, the objective the second."""

@@ -60,9 +60,9 @@ class Weighting(ABC):
     Weights change sums of losses alone: they are still divided by the number of labelled positions.
 
     Attributes:
-        needs: Names of the figures that it looks at: `teacher_entropy`, `student_entropy` or `student_loss`, in nats.
-            Those of the student cost a pass over its logits before the one of the loss. Weightings that need a figure
-            take no part where the LM loss alone is trained on.
+        needs: Names of the figures that it looks at: `teacher_entropy` or `student_entropy`, in nats. They cost a pass
+            over the logits of that side before the one of the loss, but for a teacher's entropy that is stored.
+            Weightings that need a figure take no part where the LM loss alone is trained on.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

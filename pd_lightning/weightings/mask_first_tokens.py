@@ -39,8 +39,17 @@ class MaskFirstTokens(Weighting):
         return Weights(lm, kd)
 
     def first(self, positions: Positions) -> Tensor:
-        """Find the positions to leave out, bool `[B, T]`."""
+        """Find the positions to leave out, bool `[B, T]`.
+
+        Raises:
+            ValueError: If nothing would be left of a block.
+        """
         counted = positions.counted
+        if self.count >= counted.shape[-1]:
+            raise ValueError(
+                f"count must be below the {counted.shape[-1]} positions of a block, got {self.count}. Lower "
+                "init_args.count of MaskFirstTokens."
+            )
         return (torch.arange(counted.shape[-1], device=counted.device) < self.count).expand_as(counted)
 
 

@@ -56,6 +56,17 @@ def test_a_second_file_is_laid_over_the_first(
     assert rest == []
 
 
+def test_an_entry_set_to_null_comes_last_when_it_is_named_again(write: Callable[..., Path]) -> None:
+    """Transforms act in their order, and an overlay may have to come before what is there."""
+    files = [
+        write("first.yaml", BASE),
+        write("second.yaml", {"model": {"transforms": {"b": None, "c": UP}}}),
+        write("third.yaml", {"model": {"transforms": {"b": "pkg.Other", "none": None}}}),
+    ]
+    config, _ = compose([f"--config={file}" for file in files])
+    assert list(config["model"]["transforms"].items()) == [("a", UP), ("c", UP), ("b", "pkg.Other")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "path", "expected"),
     [
@@ -182,3 +193,13 @@ def lookup(config: Any, path: str) -> Any:
     for part in path.split("."):
         config = config[part]
     return config
+
+
+def test_a_setting_of_an_entry_that_is_not_there_is_refused(write: Callable[..., Path]) -> None:
+    file = str(write("first.yaml", BASE))
+    with pytest.raises(ValueError, match=r"model.transforms.new must be there before its settings are, got none. Set"):
+        compose(["--config", file, "--model.transforms.new.value=2"])
+    for way in (["--model.transforms.new=pkg.New"], ["--model.transforms.new.class_path=pkg.New"]):
+        config, rest = compose(["--config", file, *way, "--model.transforms.new.init_args.value=2"])
+        assert config["model"]["transforms"]["new"] == {"class_path": "pkg.New", "init_args": {"value": 2}}
+        assert rest == []

@@ -53,10 +53,10 @@ def test_unused_slots_count_for_nothing() -> None:
             Form("dense", has_logits=False),
             r"Leave tail uniform and LabelSmoothing out .*init_args.space to",
         ),
-        (Form("bucket", frozenset({"mean"})), r"on logits must have the teacher's log_z at each position, got a store"),
+        (Form("bucket", frozenset({"mean"})), r"on logits must have the teacher's log_z at each position, got "),
         (
             Form("none", frozenset({"log_z"}), standardized=True),
-            r"must have the teacher's mean at each position, got a ",
+            r"must have the teacher's mean at each position, got ",
         ),
     ],
 )

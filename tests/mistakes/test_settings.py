@@ -100,6 +100,41 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         1,
         ["model.lr: The parts of a WSD schedule must fit into the run, got 10", "trainer.max_steps"],
     ),
+    "misspelt entry": (
+        "fit",
+        {"model": {"transforms": {"truncate": of("transforms.TopPK"), "truncat": {"init_args": {"k": 3}}}}},
+        1,
+        ["model.transforms.truncat must be a class with its settings", "Did you mean truncate? Else set"],
+    ),
+    "list of transforms": (
+        "fit",
+        {"model": {"transforms": [of("transforms.TopPK")]}},
+        2,
+        ["model.transforms: the value must be a mapping of names to values"],
+    ),
+    "two-sided and one-sided": (
+        "online",
+        {
+            "model": {
+                "transforms": {"t": of("transforms.Standardize")},
+                "loss": of("losses.ForwardKL", student_temperature=False, temperature_squared=False),
+            }
+        },
+        1,
+        ["student_temperature must be true with Standardize", "model.loss.init_args.student_temperature"],
+    ),
+    "samples of truncated targets": (
+        "online",
+        transforms(a=of("transforms.TopK", k=5, tail="uniform"), b=of("transforms.SampleTokens")),
+        1,
+        ["model.transforms.b: SampleTokens must have all of the teacher's targets", "FrozenTeacher"],
+    ),
+    "temperature after WTTM": (
+        "online",
+        transforms(a=of("transforms.WTTM"), b=of("transforms.Temperature", value=2.0)),
+        1,
+        ["model.transforms.b: Temperature must not follow WTTM"],
+    ),
     "p above 1": ("fit", transforms(t=of("transforms.TopP", p=1.2)), 1, ["p must be in (0, 1], got 1.2", "of TopP"]),
     "k above V": (
         "offline",

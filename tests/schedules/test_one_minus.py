@@ -15,3 +15,7 @@ def test_the_rest_to_one(values: Callable) -> None:
 def test_its_schedule_must_fit_into_the_run() -> None:
     with pytest.raises(ValueError, match="The parts of a WSD schedule must fit into the run, got 8 warm-up"):
         OneMinus(WSD(0.9, warmup=8, decay=8))(0, 10)
+
+
+def test_of_a_number() -> None:
+    assert OneMinus(0.25)(3, 10) == 0.75

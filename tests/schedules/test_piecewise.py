@@ -84,3 +84,8 @@ def test_an_error_names_the_part() -> None:
     parts = {"first": Part(WSD(1.0, warmup=60, decay=60), 100), "second": Part(Constant(1.0))}
     with pytest.raises(ValueError, match=r"^parts\.first: The parts of a WSD schedule must fit into the run, got 60"):
         Piecewise(parts)(0, 200)
+
+
+def test_a_part_can_be_a_number() -> None:
+    both = Piecewise({"one": Part(0.25, 0.5), "two": Part(0.75)})
+    assert [both(step, 4) for step in range(4)] == [0.25, 0.25, 0.75, 0.75]

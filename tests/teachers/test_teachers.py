@@ -72,7 +72,7 @@ def test_widths_that_differ_by_padding_share_the_smaller_one(
     student: int | None, teacher: int | None, tokens: int | None, shared: int | None
 ) -> None:
     surroundings = Surroundings(CPU, student, tokenizer_vocab_size=tokens)
-    assert surroundings.shared_vocab_size(teacher) == shared
+    assert surroundings.shared_with(teacher) == shared
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_widths_that_differ_by_padding_share_the_smaller_one(
 )
 def test_widths_that_differ_by_more_are_refused(student: int, teacher: int, tokens: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"Teacher and student must share a vocabulary, {message}"):
-        Surroundings(CPU, student, tokenizer_vocab_size=tokens).shared_vocab_size(teacher)
+        Surroundings(CPU, student, tokenizer_vocab_size=tokens).shared_with(teacher)
 
 
 def test_each_teacher_says_how_many_ids_it_shares(teacher_dir: Path) -> None:

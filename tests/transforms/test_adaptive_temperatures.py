@@ -1,5 +1,6 @@
 """Standardize, NormKD, WTTM and AdaKD: the temperature of each side, seen through a reference of the whole loss."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -247,9 +248,7 @@ def test_what_cannot_be_tempered(who: str) -> None:
 )
 def test_columns_that_a_store_lacks(transform: Transform, column: str) -> None:
     name = type(transform).__name__
-    with pytest.raises(
-        ValueError, match=f"{name}.* must have the teacher's {column} at each position, got a store with"
-    ):
+    with pytest.raises(ValueError, match=f"{name}.* must have the teacher's {column} at each position, got "):
         transform.form(Form("bucket", frozenset({"log_z"})))
     assert transform.form(Form("bucket", None)).tempered
 
@@ -270,3 +269,16 @@ def test_standardized_targets_say_so() -> None:
     p = PROBLEMS["plain"]
     assert Standardize().form(Form("dense")).standardized
     assert Standardize().teacher(dense(p), context(p)).standardized
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [(Standardize(), True), (NormKD(), True), (NormKD(student="same"), False), (NormKD(student="none"), False)],
+)
+@pytest.mark.parametrize("kind", ["bucket", "renormalized", "dense"])
+def test_a_bucket_has_no_deviation_of_its_own(transform: Transform, said: bool, kind: Any) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        transform.form(Form(kind))
+    assert len(told) == (said and kind == "bucket")
+    assert all("Set init_args.tail of the truncation to uniform" in str(warning.message) for warning in told)

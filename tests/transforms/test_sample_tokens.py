@@ -43,10 +43,10 @@ def test_the_mean_of_many_draws_is_the_dense_target(case: str, s: float) -> None
 
 
 def test_separate_seeds_give_separate_draws() -> None:
-    """The same for 2,000 seeds one by one, as a run draws them."""
+    """The same for 10,000 seeds one by one, as a run draws them."""
     t, n = softmax(ALL["two ids"].teacher), 5
-    sampled = [probabilities(draws("two ids", seed=seed, n=n), 2) for seed in range(2000)]
-    assert (np.abs(np.mean(sampled, 0) - t) <= 4 * np.sqrt(t * (1 - t) / n / 2000) + 1e-12).all()
+    sampled = [probabilities(draws("two ids", seed=seed, n=n), 2) for seed in range(SEEDS)]
+    assert (np.abs(np.mean(sampled, 0) - t) <= 4 * np.sqrt(t * (1 - t) / n / SEEDS) + 1e-12).all()
 
 
 def test_renormalised_truncation_is_biased() -> None:

@@ -20,7 +20,8 @@ from transform_cases import (
 
 from pd_lightning.losses import ForwardKL
 from pd_lightning.targets import Form, SparseTargets
-from pd_lightning.transforms import SharedVocabulary, Temperature
+from pd_lightning.transforms import Temperature
+from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
 
 P = PROBLEMS["plain"]
 SIZE = 17

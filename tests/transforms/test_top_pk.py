@@ -21,8 +21,10 @@ from transform_cases import (
 )
 
 from pd_lightning.context import Context
+from pd_lightning.losses import ForwardKL
 from pd_lightning.objective import Objective
-from pd_lightning.targets import DenseTargets, Form, SparseTargets
+from pd_lightning.selection import Selection
+from pd_lightning.targets import DenseTargets, Form, Head, SparseTargets
 from pd_lightning.transforms import LabelSmoothing, Temperature, TopK, TopP, TopPK, Transform
 
 ALL = PROBLEMS | ZEROS
@@ -239,21 +241,48 @@ def test_figures_stay_those_of_the_whole_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "wider"),
+    ("settings", "beyond"),
     [
-        ({"p": 0.95, "k": 50}, False),
-        ({"p": 0.9, "k": 128}, False),
-        ({"p": 1.0, "k": None}, False),
-        ({"p": 0.95, "k": 128}, True),
-        ({"p": 0.99, "k": 50}, True),
+        ({"p": 0.95, "k": 50}, ""),
+        ({"p": 1.0, "k": None}, ""),
+        ({"p": 0.9, "k": 50, "min_k": 1}, ""),
+        ({"p": 0.9, "k": 128}, "k 128 of TopPK has no effect beyond 50"),
+        ({"p": 0.99, "k": 10}, "p 0.99 of TopPK has no effect beyond 0.95"),
+        ({"p": 0.9, "k": 50, "min_k": 8}, "min_k 8 of TopPK has no effect beyond 1"),
     ],
 )
-def test_more_than_the_store_has_is_said(settings: dict[str, Any], wider: bool) -> None:
-    stored = Form("bucket", selection=(0.95, 50))
+@pytest.mark.parametrize("stored", [True, False])
+def test_more_than_there_is_is_said(settings: dict[str, Any], beyond: str, stored: bool) -> None:
+    before = Form("bucket", selection=(0.95, 50, 1)) if stored else TopPK(0.95, 50).form(Form("dense"))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        TopPK(**settings).form(stored)
-    assert [str(warning.message) for warning in said] == [
-        "TopPK keeps all that the store has, which was recorded with p 0.95 and k 50. Lower its init_args.p or "
-        "init_args.k, or record with a wider model.selection."
-    ] * wider
+        TopPK(**settings).form(before)
+    messages = [str(warning.message) for warning in said]
+    assert len(messages) == bool(beyond)
+    assert all(message.startswith(beyond) for message in messages)
+
+
+@pytest.mark.parametrize("tail", [1e-3, 1e-5, 1e-8, 1e-10])
+@pytest.mark.parametrize("live", [True, False])
+def test_the_tail_of_a_sure_teacher_is_known_and_nothing_is_made_of_it(tail: float, live: bool) -> None:
+    """Of 1 - Σ p, rounding leaves nothing: at a temperature, its error would be all of the loss."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5000, generator=generator, dtype=torch.float64)
+    top = logits.topk(10).indices
+    raised = torch.zeros_like(logits).scatter(-1, top, 1.0) > 0
+    others = logits.masked_fill(raised, -torch.inf).logsumexp(-1)
+    mine = logits.masked_fill(~raised, -torch.inf).logsumexp(-1)
+    logits = torch.where(raised, logits + (others - mine + np.log(1 / tail - 1)).unsqueeze(-1), logits).float()
+    expected = logits.double().masked_fill(raised, -torch.inf).logsumexp(-1) - logits.double().logsumexp(-1)
+    if live:
+        kept = TopK(10).teacher(DenseTargets(logits.log_softmax(-1)), ctx(5000))
+    else:
+        head = Head(lambda hidden: hidden)
+        kept, _ = Selection(1.0, 10).select(logits, head, torch.zeros(4, dtype=torch.int64))
+    assert isinstance(kept, SparseTargets)
+    assert kept.log_tail is not None
+    np.testing.assert_allclose(kept.log_tail, expected, atol=1e-5)
+    narrow = TopK(4).teacher(kept, ctx(5000))
+    for targets in (kept, narrow):
+        for tau in (1.0, 2.0, 10.0):
+            assert ForwardKL()(logits, Temperature(tau).teacher(targets, ctx(5000))).abs().max() < 1e-4

@@ -78,6 +78,11 @@ def test_the_first_tokens_of_a_document_count_for_nothing(count: int) -> None:
     torch.testing.assert_close(weights.lm == 0, expected)
 
 
+def test_a_mask_must_leave_something_of_a_block() -> None:
+    with pytest.raises(ValueError, match=f"count must be below the {T} positions of a block, got {T}"):
+        MaskFirstTokens(T)(START, positions())
+
+
 def test_documents_must_be_known_apart() -> None:
     with pytest.raises(ValueError, match="MaskDocumentStarts must know where documents begin, got batches without"):
         MaskDocumentStarts()(START, positions())
