@@ -158,7 +158,7 @@ def test_what_needs_figures_of_all_logits_refuses_it(store: Path, tiny: Any, tra
     student = DistillationModule(HFStudent(config=tiny.config), OfflineTeacher(), {"figures": transform})
     trainer = PDTrainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, limit_val_batches=0)
     name = type(transform).__name__
-    with pytest.raises(ValueError, match=rf"{name} must have the teacher's \w+ at each position, got a store with log"):
+    with pytest.raises(ValueError, match=rf"{name} must have the teacher's \w+ at each position, got log"):
         trainer.fit(student, TokenBlocks(str(store), batch_size=4))
 
 
