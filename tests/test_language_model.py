@@ -123,7 +123,7 @@ def test_isolated_documents_do_not_see_one_another(settings: dict, attention: st
         start = 0
         for length in (first, second, third):
             alone = model(before[row : row + 1, start : start + length])[0]
-            torch.testing.assert_close(isolated[row, start : start + length], alone, rtol=1e-5, atol=2e-5)
+            torch.testing.assert_close(isolated[row, start : start + length], alone, rtol=1e-5, atol=1e-4)
             start += length
 
 

@@ -48,7 +48,8 @@ def test_all_that_the_data_tell_is_passed_on() -> None:
     assert (found.vocab_size, found.data_vocab_size, found.tokenizer_vocab_size) == (384, 320, TOKENS)
     assert (found.data_kind, found.block_size, found.tokenizer_dir) == ("logits", BLOCK, Path("tokenizer"))
     assert found.document_attention == "isolated"
-    assert student_defaults(trainer(**store))["vocab_size"] == 320
+    assert student_defaults(trainer(**store))["vocab_size"] == TOKENS, "as on the fly, without the teacher's padding"
+    assert student_defaults(trainer(**store, tokens=None))["vocab_size"] == 320
 
 
 @pytest.mark.parametrize(
