@@ -1,8 +1,6 @@
 """The LightningModule of pre-training distillation."""
 
-import math
 import os
-import warnings
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -15,13 +13,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from pd_lightning.context import Progress
+from pd_lightning.evaluation import Evaluation
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
 from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
-from pd_lightning.optimization import OptimizerCallable, catch_up, default_optimizer, parameter_groups, scheduled
+from pd_lightning.optimization import (
+    OptimizerCallable,
+    catch_up,
+    default_optimizer,
+    length_of_run,
+    parameter_groups,
+    scheduled,
+)
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_range
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
@@ -32,6 +37,7 @@ from pd_lightning.surroundings import (
     look_around,
     student_defaults,
     tokenizer_dir,
+    warn_of_no_effect,
 )
 from pd_lightning.targets import Kind, Targets
 from pd_lightning.teachers import NoTeacher, Teacher
@@ -61,6 +67,8 @@ class DistillationModule(pl.LightningModule):
         lr: Learning rate over the run: a number or a schedule; WSD up to 6e-4 by default.
         optimizer: Makes the optimizer from parameter groups; AdamW (betas 0.9 and 0.95, weight decay 0.1 on matrices)
             by default. Its learning rate is the one of `lr`.
+        val_teacher: Whom the student is compared with in validation and test, where that is another: a FrozenTeacher,
+            say, of whole distributions where training reads truncated ones. By default `teacher`.
 
     Source: Peng et al. (arXiv 2410.16215).
     """
@@ -75,22 +83,20 @@ class DistillationModule(pl.LightningModule):
         kd_weight: Schedule | float | None = None,
         lr: Schedule | float | None = None,
         optimizer: OptimizerCallable | None = None,
+        val_teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.recipe = student if isinstance(student, Student) else None
         self.student: LanguageModel | None = None if isinstance(student, Student) else LanguageModel(student)
         self.teacher = teacher or NoTeacher()
+        self.val_teacher = val_teacher
         self.objective = Objective(loss, transforms, weighting)
-        if self.teacher.form is not None:
-            self.objective.check(self.teacher.form)
+        self._check_forms()
         self._has_kd_settings = kd_weight is not None or bool(loss or transforms) or self.objective.weighs_targets
         self.kd_weight = as_schedule(0.9 if kd_weight is None else kd_weight)
         self.lr = as_schedule(WSD(6e-4) if lr is None else lr)
         self.make_optimizer = optimizer or default_optimizer
-        # NaN stays NaN. "disable" would say so too, but makes torchmetrics 1.9 forget the weights.
-        self.lm_loss = MeanMetric(nan_strategy=math.nan)
-        self.kd_loss = MeanMetric(nan_strategy=math.nan)
-        self.top1_agreement = MeanMetric(nan_strategy=math.nan)
+        self.evaluation = Evaluation()
         self._totals = Totals()
         self._speed = Speed()
         self.teacher_seconds = 0.0
@@ -107,11 +113,7 @@ class DistillationModule(pl.LightningModule):
         """
         check_trainer(self.trainer)
         if isinstance(self.teacher, NoTeacher) and self._has_kd_settings:
-            warnings.warn(
-                "model.kd_weight, model.loss, model.transforms and routing by model.weighting have no effect with "
-                "NoTeacher: the LM loss alone is trained on. Set model.teacher, or leave them out.",
-                stacklevel=1,
-            )
+            warn_of_no_effect()
 
     def configure_model(self) -> None:
         """Make the student's weights, once, and get the teacher ready for it."""
@@ -126,7 +128,8 @@ class DistillationModule(pl.LightningModule):
             surroundings = look_around(self.trainer, self.student)
             if self.recipe is not None:
                 self.recipe.check(surroundings.tokenizer_dir)
-            self.teacher.setup(surroundings)
+            for teacher in self._teachers:
+                teacher.setup(surroundings)
             self._fit_objective()
 
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
@@ -164,15 +167,7 @@ class DistillationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer over the student alone, and let `lr` give its learning rate at each step."""
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise ValueError(
-                "The length of the run must be known to its schedules, got none. Set trainer.max_steps or "
-                "trainer.max_epochs."
-            )
-        if total_steps < 1:
-            raise ValueError(f"The run must take a step at least, got {total_steps}. Raise trainer.max_steps.")
-        self._total_steps = int(total_steps)
+        self._total_steps = length_of_run(self.trainer.estimated_stepping_batches)
         check_range(self.kd_weight, self._total_steps, 0.0, 1.0, "model.kd_weight")
         for name, schedule in self.objective.schedules().items():
             check_range(schedule, self._total_steps, 0.0, float("inf"), f"model.transforms.{name}", above=True)
@@ -217,12 +212,12 @@ class DistillationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the perplexity over the whole validation split."""
-        self.log("val/perplexity", self.lm_loss.compute().exp())
+        self.log("val/perplexity", self.evaluation.perplexity())
         self._speed.mark()
 
     def on_test_epoch_end(self) -> None:
         """Log the perplexity over the whole test split."""
-        self.log("test/perplexity", self.lm_loss.compute().exp())
+        self.log("test/perplexity", self.evaluation.perplexity())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what resuming and exporting need beside the weights."""
@@ -269,12 +264,21 @@ class DistillationModule(pl.LightningModule):
         assert self.student is not None, "configure_model comes first"
         return self.student
 
+    @property
+    def _teachers(self) -> list[Teacher]:
+        return [self.teacher] if self.val_teacher is None else [self.teacher, self.val_teacher]
+
     def _fit_objective(self) -> None:
-        """Check the objective against the targets of a teacher that is set up now."""
-        if self.teacher.shared_vocab_size is not None:
-            self.objective.share_vocabulary(self.teacher.shared_vocab_size)
-        if self.teacher.form is not None:
-            self._target_kind = self.objective.check(self.teacher.form).kind
+        """Check the objective against the targets of teachers that are set up now."""
+        shared = [teacher.shared_vocab_size for teacher in self._teachers if teacher.shared_vocab_size is not None]
+        if shared:
+            self.objective.share_vocabulary(min(shared))
+        self._target_kind = self._check_forms()
+
+    def _check_forms(self) -> Kind | None:
+        """Give the kind of the targets that are trained on, or None where that is not known."""
+        kinds = [None if t.form is None else self.objective.check(t.form).kind for t in self._teachers]
+        return kinds[0]
 
     @property
     def _batches_processed(self) -> int:
@@ -289,12 +293,8 @@ class DistillationModule(pl.LightningModule):
         return self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
-        terms = self._terms(batch, self.teacher(batch), 0.0, batch_idx)
-        self._log_mean(f"{stage}/lm_loss", self.lm_loss, terms.lm_loss, terms.num_tokens)
-        if terms.kd_loss is not None and terms.agreement is not None and terms.num_targets is not None:
-            self._log_mean(f"{stage}/kd_loss", self.kd_loss, terms.kd_loss, terms.num_targets)
-            self._log_mean(f"{stage}/top1_agreement", self.top1_agreement, terms.agreement, terms.num_targets)
-
-    def _log_mean(self, name: str, mean: MeanMetric, total: Tensor, num_tokens: Tensor) -> None:
-        mean.update(total / num_tokens.clamp(min=1), weight=num_tokens)
-        self.log(name, mean, on_step=False, on_epoch=True, prog_bar=name == "val/lm_loss")
+        targets = (self.val_teacher or self.teacher)(batch)
+        terms = self._terms(batch, targets, 0.0, batch_idx)
+        for name, metric in self.evaluation.update(terms).items():
+            shown = (stage, name) == ("val", "lm_loss")
+            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=shown)

@@ -50,6 +50,22 @@ def _embeddings(module: nn.Module) -> Iterator[Tensor]:
             yield output.weight
 
 
+def length_of_run(steps: float) -> int:
+    """Give the optimizer steps of a run, out of Lightning's estimate.
+
+    Raises:
+        ValueError: If there is no end to them, or none.
+    """
+    if steps == float("inf"):
+        raise ValueError(
+            f"The length of the run must be known to its schedules, got {steps}. Set trainer.max_steps or "
+            "trainer.max_epochs."
+        )
+    if steps < 1:
+        raise ValueError(f"The run must take a step at least, got {steps}. Raise trainer.max_steps.")
+    return int(steps)
+
+
 def scheduled(optimizer: Optimizer, lr: Schedule, total_steps: int) -> LambdaLR:
     """Let a schedule give the learning rate of every group, whatever the optimizer's own setting."""
     for group in optimizer.param_groups:

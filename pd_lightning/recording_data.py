@@ -157,7 +157,9 @@ class FolderData(RecordingData):
         self.origin = manifest.extra
         counts = {name: manifest.splits[name].num_blocks for name in splits if name in manifest.splits}
         self.num_blocks = {
-            name: min(count, data.max_blocks.get(name) or count) for name, count in counts.items() if count
+            name: data.limits[name].of(count) if name in data.limits else count
+            for name, count in counts.items()
+            if count
         }
         self.batch_sizes = dict.fromkeys(self.num_blocks, data.batch_size)
 

@@ -1,5 +1,6 @@
 """What the Trainer and its data tell student and teacher about what they have to fit to."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,15 @@ def check_trainer(trainer: pl.Trainer) -> None:
             f"trainer.strategy must keep the student whole on each device, got {type(trainer.strategy).__name__}: "
             "sharding is not built yet. Set trainer.strategy to ddp."
         )
+
+
+def warn_of_no_effect() -> None:
+    """Warn of settings of the KD loss where there is no teacher."""
+    warnings.warn(
+        "model.kd_weight, model.loss, model.transforms and routing by model.weighting have no effect with NoTeacher: the "
+        "LM loss alone is trained on. Set model.teacher, or leave them out.",
+        stacklevel=2,
+    )
 
 
 def check_validation_interval(trainer: pl.Trainer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pd_lightning.commands import load_target
 from pd_lightning.compose import as_arguments, compose
+from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
 from pd_lightning.quiet import quieten
 from pd_lightning.runs import (
@@ -96,12 +96,7 @@ class PDTrainer(Trainer):
         elif datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("fit")
-        total_steps = self.estimated_stepping_batches
-        if not 1 <= total_steps < math.inf:
-            raise ValueError(
-                f"The run must have a length that is known to its schedules, got {total_steps}. Set trainer.max_steps."
-            )
-        return int(total_steps)
+        return length_of_run(self.estimated_stepping_batches)
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from pd_lightning.data import resume
 from pd_lightning.data.batch import BlockDataset, MixedDataset, collate
+from pd_lightning.data.limit import Limit
 from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
 from pd_lightning.data.order import BlockSampler, Order, Position, advance
 from pd_lightning.data.remote import Folders
@@ -61,8 +62,8 @@ class TokenBlocks(LightningDataModule):
             the teacher trained, that of the teacher's steps.
         shuffle_window: 0 shuffles over the whole split; a number keeps reading local, shuffling runs of an eighth
             of it and then within windows of it, for storage where jumping about is slow.
-        max_train_blocks: Use only the first so many training blocks.
-        max_val_blocks: Use only the first so many validation blocks.
+        max_train_blocks: Use only the first so many training blocks; a float up to 1.0 is a share of them.
+        max_val_blocks: The same of the validation blocks.
         pin_memory: Page-locked batches for faster copies to a GPU. Default: where training is on a GPU.
         prefetch_factor: Batches that each worker keeps ready.
         mix: Further folders whose training blocks are mixed in, by a name of yours.
@@ -85,8 +86,8 @@ class TokenBlocks(LightningDataModule):
         seed: int = 0,
         shuffle: bool = True,
         shuffle_window: int = 0,
-        max_train_blocks: int | None = None,
-        max_val_blocks: int | None = None,
+        max_train_blocks: int | float | None = None,
+        max_val_blocks: int | float | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int = 4,
         mix: dict[str, MixedIn] | None = None,
@@ -103,9 +104,9 @@ class TokenBlocks(LightningDataModule):
         self.seed = _at_least(0, "seed", seed)
         self.shuffle = shuffle
         self.shuffle_window = _at_least(0, "shuffle_window", shuffle_window)
-        self.max_blocks = {
-            "train": None if max_train_blocks is None else _at_least(1, "max_train_blocks", max_train_blocks),
-            "val": None if max_val_blocks is None else _at_least(1, "max_val_blocks", max_val_blocks),
+        self.limits = {
+            "train": Limit("max_train_blocks", max_train_blocks),
+            "val": Limit("max_val_blocks", max_val_blocks),
         }
         self.pin_memory = pin_memory
         self.prefetch_factor = _at_least(1, "prefetch_factor", prefetch_factor)
@@ -243,7 +244,7 @@ class TokenBlocks(LightningDataModule):
             check_split(manifest, folder, "train")
         check_mixture(manifests)
         split = manifests[self.path].splits["train"]
-        blocks = chosen_blocks(split, self.max_blocks["train"], self.min_teacher_step, self.shuffle)
+        blocks = chosen_blocks(split, self.limits["train"], self.min_teacher_step, self.shuffle)
         parts = [BlockDataset(self._files.reader(self.path, "train"), blocks)]
         for folder, mixed in zip(self._folders[1:], self.mix.values(), strict=True):
             reader = self._files.reader(folder, "train")
@@ -258,7 +259,7 @@ class TokenBlocks(LightningDataModule):
         if self.val_path != self.path:
             check_validation(manifest, self.val_path, self.manifest, self.path)
         reader = self._files.reader(self.val_path, "val")
-        self._parts["val"] = [BlockDataset(reader, range(min(len(reader), self.max_blocks["val"] or len(reader))))]
+        self._parts["val"] = [BlockDataset(reader, range(self.limits["val"].of(len(reader))))]
 
     def _loader(self, split: str, order: Order, batch_size: int, position: Callable[[], Position]) -> BlockLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

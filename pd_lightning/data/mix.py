@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pd_lightning.data.limit import Limit
 from pd_lightning.store.manifest import Manifest, SplitInfo
 
 TEACHER_STEPS = "teacher_steps"
@@ -135,13 +136,13 @@ def teacher_steps(split: SplitInfo) -> NDArray[np.int64] | None:
 
 
 def chosen_blocks(
-    split: SplitInfo, limit: int | None, min_teacher_step: int, shuffle: bool
+    split: SplitInfo, limit: Limit, min_teacher_step: int, shuffle: bool
 ) -> Sequence[int] | NDArray[np.int64]:
     """The blocks of `data.path` to read, in the order that is shuffled or not.
 
     Args:
         split: The training split.
-        limit: How many at most, after those of early teachers are left out.
+        limit: How many, after those of early teachers are left out.
         min_teacher_step: The teacher's first step to learn from; 0 for all.
         shuffle: Whether they will be shuffled; otherwise they come in the order of the teacher's steps.
 
@@ -155,7 +156,7 @@ def chosen_blocks(
                 f"data.min_teacher_step must be 0 where the store does not tell the teacher's step, got "
                 f"{min_teacher_step}. Set data.path to a store that LogitsRecorder wrote, or leave it out."
             )
-        return range(min(split.num_blocks, limit or split.num_blocks))
+        return range(limit.of(split.num_blocks))
     late = np.flatnonzero(steps >= min_teacher_step)
     if len(late) == 0:
         raise ValueError(
@@ -164,4 +165,4 @@ def chosen_blocks(
         )
     if not shuffle:
         late = late[np.argsort(steps[late], kind="stable")]
-    return late[:limit]
+    return late[: limit.of(len(late))]

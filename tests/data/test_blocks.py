@@ -49,6 +49,13 @@ def test_subsets_and_order_of_the_folder(make_folder):
     large = TokenBlocks(path, batch_size=100, max_train_blocks=100)
     large.setup("fit")
     assert sorted(seen(large.train_dataloader())) == list(range(20))
+    shares = TokenBlocks(path, shuffle=False, max_train_blocks=0.26, max_val_blocks=0.01)
+    shares.setup("fit")
+    assert seen(shares.train_dataloader()) == list(range(5))
+    assert seen(shares.val_dataloader()) == [0], "one block at least"
+    whole = TokenBlocks(path, shuffle=False, max_train_blocks=1.0)
+    whole.setup("fit")
+    assert len(seen(whole.train_dataloader())) == 20, "a share of all, not one block"
 
 
 def test_validation_from_another_folder(make_folder):
@@ -98,7 +105,16 @@ def test_a_missing_folder():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"batch_size": 0}, {"val_batch_size": 0}, {"num_workers": -1}, {"max_train_blocks": 0}], ids=str
+    "setting",
+    [
+        {"batch_size": 0},
+        {"val_batch_size": 0},
+        {"num_workers": -1},
+        {"max_train_blocks": 0},
+        {"max_train_blocks": 1.5},
+        {"max_val_blocks": 0.0},
+    ],
+    ids=str,
 )
 def test_settings_out_of_range(setting):
     with pytest.raises(ValueError, match=rf"data\.{next(iter(setting))} must be at least"):

@@ -15,12 +15,15 @@ from pd_lightning.teachers import OfflineTeacher, Surroundings
 STORED = 40  # blocks of the stores in conftest.py
 
 
-def settings(folder: Path, tiny: Any, store: Path, mix: dict[str, Any], **data: Any) -> dict[str, Any]:
+def settings(
+    folder: Path, tiny: Any, store: Path, mix: dict[str, Any], teachers: dict[str, Any] | None = None, **data: Any
+) -> dict[str, Any]:
     return {
         "model": {
             "student": {"class_path": "pd_lightning.students.HFStudent", "init_args": {"config": tiny.config}},
             "teacher": {"class_path": "pd_lightning.teachers.OfflineTeacher"},
             "kd_weight": 1.0,
+            **(teachers or {}),
         },
         "data": {
             "class_path": "pd_lightning.data.TokenBlocks",
@@ -71,6 +74,37 @@ def test_a_store_can_be_validated_on_plain_blocks(
     rows = fit(tmp_path / "run", tiny, truncated_store, {}, val_path=str(blocks), max_val_blocks=3)
     assert any(row.get("val/lm_loss") for row in rows)
     assert not any(row.get("val/kd_loss") or row.get("val/top1_agreement") for row in rows)
+
+
+def test_validation_can_have_a_live_teacher_of_its_own(
+    tmp_path: Path, tiny: Any, blocks: Path, truncated_store: Path, teacher_dir: Path
+) -> None:
+    """The student learns from a truncated store, and is compared with the whole distributions."""
+    frozen = {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}}
+    few: dict[str, Any] = {"max_val_blocks": 3}
+
+    def last(name: str, store: Path, teachers: dict[str, Any], **data: Any) -> dict[str, float]:
+        rows = fit(tmp_path / name, tiny, store, {}, teachers=teachers, **few, **data)
+        (row,) = [row for row in rows if row.get("val/lm_loss")]
+        return {key: float(value) for key, value in row.items() if key.startswith("val/")}
+
+    recorded = last("recorded", truncated_store, {})
+    live = last("live", truncated_store, {"val_teacher": frozen}, val_path=str(blocks))
+    same = last("same", truncated_store, {"val_teacher": frozen})
+    assert live == same, "what is stored beside the tokens plays no part"
+    assert live["val/lm_loss"] == recorded["val/lm_loss"], "training is the same"
+    assert live["val/kd_loss"] > recorded["val/kd_loss"] * 1.001, "one bucket hides what differs within the tail"
+
+
+def test_a_live_teacher_for_validation_must_fit_the_student(
+    tmp_path: Path, tiny: Any, truncated_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": "no/such/folder"}}
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump(settings(tmp_path, tiny, truncated_store, {}, {"val_teacher": wrong}))
+    )
+    assert main(["fit", "--config", str(tmp_path / "run.yaml")]) != 0
+    assert "no/such/folder" in capsys.readouterr().err
 
 
 def test_targets_say_where_there_are_none(truncated_store: Path, blocks: Path) -> None:
