@@ -96,8 +96,8 @@ def check_trainer(trainer: pl.Trainer) -> None:
 def warn_of_no_effect() -> None:
     """Warn of settings of the KD loss where there is no teacher."""
     warnings.warn(
-        "model.kd_weight, model.loss, model.transforms and routing by model.weighting have no effect with NoTeacher: the "
-        "LM loss alone is trained on. Set model.teacher, or leave them out.",
+        "model.kd_weight, model.loss, model.transforms and routing by model.weighting have no effect with NoTeacher: "
+        "the LM loss alone is trained on. Set model.teacher, or leave them out.",
         stacklevel=2,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader
 
 from pd_lightning.data import resume
 from pd_lightning.data.batch import BlockDataset, MixedDataset, collate
 from pd_lightning.data.limit import Limit
+from pd_lightning.data.loader import BlockLoader
 from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
 from pd_lightning.data.order import BlockSampler, Order, Position, advance
 from pd_lightning.data.remote import Folders
 from pd_lightning.data.suitability import check_split, check_validation
 from pd_lightning.store.manifest import Manifest, read_manifest
-
-
-class BlockLoader(DataLoader[Any]):
-    """A DataLoader that starts at its first batch, not at `iter()`.
-
-    Lightning calls `iter()` several times before it trains, partly before a checkpoint's counters are loaded:
-    workers would be started in vain, and prefetch from a position that is not known yet.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the data module keeps the position. Being there, it tells Lightning that we can resume."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
 
 
 class TokenBlocks(LightningDataModule):

@@ -1,0 +1,26 @@
+"""The DataLoader of `TokenBlocks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+class BlockLoader(DataLoader[Any]):
+    """A DataLoader that starts at its first batch, not at `iter()`.
+
+    Lightning calls `iter()` several times before it trains, partly before a checkpoint's counters are loaded:
+    workers would be started in vain, and prefetch from a position that is not known yet.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the data module keeps the position. Being there, it tells Lightning that we can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
