@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from pd_lightning.data.batch import LABELLED
 from pd_lightning.data.tokenizer_folder import describe_tokenizer, save_tokenizer
+from pd_lightning.heads import Head
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import Manifest, TokenizerInfo, software_versions
 from pd_lightning.store_format import StoreFormat, store_format
-from pd_lightning.targets import Head
 from pd_lightning.training_batch import TrainingBatch
 from pd_lightning.training_store import TrainingStore
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pd_lightning.targets import Head
+from pd_lightning.heads import Head
+from pd_lightning.projection import Projection
 
 Sums = tuple[Tensor, ...]
-Compute = Callable[[Tensor, slice], Sums]
+Compute = Callable[[Projection | None, Tensor, slice], Sums]
 
 # Logits of a chunk. On a CPU small buffers are used again and again, where fresh large ones cost page faults.
 _CPU_BYTES = 8 * 2**20
@@ -27,54 +28,72 @@ def chunked_sums(compute: Compute, hidden: Tensor, head: Head) -> Sums:
     """Sum over N positions, chunk by chunk.
 
     Args:
-        compute: Gives sums over some rows from their hidden states and their slice; the first is differentiable, the
-            others are detached.
+        compute: Gives sums over some rows, from a projection where the head is linear, their hidden states and their
+            slice; the first is differentiable, the others are detached.
         hidden: Hidden states, float `[N, D]`.
         head: The head that `compute` uses; its parameters get gradients.
 
     Returns:
         The sums over all rows; the first can be back-propagated once.
     """
-    size = rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden.device)
+    size = min(rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden.device), len(hidden))
     rows = [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
     if not torch.is_grad_enabled():
-        return _add([compute(hidden[part], part) for part in rows])
+        projection = None if head.linear is None else Projection(head.linear, size, hidden)
+        return _add([compute(projection, hidden[part], part) for part in rows])
     trained = [parameter for parameter in head.parameters if parameter.requires_grad]
-    return _ChunkedSums.apply(compute, rows, hidden, *trained)  # type: ignore[no-any-return, no-untyped-call]
+    return _ChunkedSums.apply(compute, rows, head, hidden, *trained)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ChunkedSums(torch.autograd.Function):
     """Runs autograd inside each chunk in the forward, and scales the gradients in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Compute, rows: list[slice], hidden: Tensor, *parameters: Tensor) -> Sums:
+    def forward(ctx: Any, compute: Compute, rows: list[slice], head: Head, hidden: Tensor, *parameters: Tensor) -> Sums:
         hidden_grad = torch.empty_like(hidden)
         # Thousands of chunks add up: in float32 even where the head is in bfloat16.
         grads = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
+        projection = None
+        if head.linear is not None:
+            # By identity: comparing tensors would compare their values.
+            of = {id(parameter): grad for parameter, grad in zip(parameters, grads, strict=True)}
+            linear = head.linear
+            size = rows[0].stop - rows[0].start
+            projection = Projection(linear, size, hidden, of.get(id(linear.weight)), of.get(id(linear.bias)))
         sums = []
         for part in rows:
             with torch.enable_grad():
                 leaf = hidden[part].detach().requires_grad_()
-                first, *others = compute(leaf, part)
-            leaf_grad, *chunk_grads = torch.autograd.grad(first, (leaf, *parameters))
+                first, *others = compute(projection, leaf, part)
+            # The projection adds to the gradients of the parameters by itself, which then are not in the graph.
+            leaf_grad, *chunk_grads = torch.autograd.grad(first, (leaf, *parameters), allow_unused=True)
             hidden_grad[part] = leaf_grad
             for total, grad in zip(grads, chunk_grads, strict=True):
-                total.add_(grad)
+                if grad is not None:
+                    total.add_(grad)
             sums.append((first.detach(), *others))
-        ctx.save_for_backward(hidden_grad, *(g.to(p.dtype) for g, p in zip(grads, parameters, strict=True)))
+        ctx.grads = [hidden_grad, *(g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))]
         first, *others = _add(sums)
         ctx.mark_non_differentiable(*others)
         return first, *others
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or ctx.grads is None:
             raise RuntimeError(
-                "The objective can be differentiated once, got create_graph=True: its gradients are formed in the "
-                "forward. Compute second derivatives from the model's logits instead."
+                "The objective can be differentiated once, got create_graph=True or a second backward pass: its "
+                "gradients are formed in the forward. Compute second derivatives from the model's logits, or keep the "
+                "graph with retain_graph=True."
             )
-        hidden_grad, *grads = ctx.saved_tensors
-        return None, None, hidden_grad * grad, *(g * grad for g in grads)
+        if _keeps_graph():
+            return None, None, None, *(g * grad for g in ctx.grads)
+        # Given away, not copied: that of the head is as large as the head.
+        grads, ctx.grads = ctx.grads, None
+        return None, None, None, *(g.mul_(grad) for g in grads)
+
+
+# Whether this backward pass leaves the graph for another one; PyTorch tells it nowhere else.
+_keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def _add(parts: list[Sums]) -> Sums:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pd_lightning.targets import Head
+from pd_lightning.heads import Head, LinearHead
 
 
 class LanguageModel(nn.Module):
@@ -61,7 +61,7 @@ class LanguageModel(nn.Module):
         if not self._split:
             return Head(lambda hidden: hidden)
         parameters = tuple(self.model.get_output_embeddings().parameters())
-        return Head(partial(_head, self.model), parameters, self.vocab_size)
+        return Head(partial(_head, self.model), parameters, self.vocab_size, _linear_head(self.model))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Give the logits, float `[B, T, V]`; the arguments are those of `hidden`."""
@@ -221,6 +221,16 @@ def _is_split(model: Any) -> bool:
             stacklevel=2,
         )
     return same
+
+
+def _linear_head(model: Any) -> LinearHead | None:
+    """Give the head where it is a matrix, maybe scaled; None with soft-caps, hooks, or a layer of another kind."""
+    layer = model.get_output_embeddings()
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    if type(layer) is not nn.Linear or any(hooks) or _setting(model, "final_logit_softcapping") is not None:
+        return None
+    factor, divisor = _setting(model, "logit_scale"), _setting(model, "logits_scaling")
+    return LinearHead(layer.weight, layer.bias, (1.0 if factor is None else factor) / (divisor or 1.0))
 
 
 def _head(model: Any, hidden: Tensor) -> Tensor:

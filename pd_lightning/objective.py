@@ -10,10 +10,13 @@ from torch.nn import functional as F
 
 from pd_lightning.chunking import chunked_sums
 from pd_lightning.context import Context, Progress
+from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL, Loss
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets
 from pd_lightning.position_statistics import FIGURES, position_statistics
+from pd_lightning.projection import Projection, are_largest
 from pd_lightning.schedules import Schedule
-from pd_lightning.targets import Form, Head, Kind, Targets
+from pd_lightning.targets import Form, Kind, Targets
 from pd_lightning.transforms import Transform
 from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
 from pd_lightning.weightings import Positions, Weighting, Weights
@@ -37,7 +40,7 @@ class Terms:
         loss: The mixed loss, scalar, in nats; the only one with a graph.
         lm_loss: The LM loss, scalar, in nats; every labelled position counts alike.
         kd_loss: The KD loss, scalar, in nats, likewise; None without targets.
-        agreement: Positions where the student's most probable id is the teacher's, scalar; None without targets.
+        agreement: Positions where the teacher's most probable id is the student's too, scalar; None without targets.
         dropped_mass: Probability that the teacher gives to ids that the student lacks, scalar; None if it lacks none.
         num_tokens: Labelled positions, scalar.
         num_targets: Those among them that the teacher said something of, scalar; None without targets.
@@ -195,42 +198,71 @@ class Objective:
         targets: Targets | None,
         weights: Weights,
         progress: Progress,
+        projection: Projection | None,
         hidden: Tensor,
         rows: slice,
     ) -> tuple[Tensor, ...]:
         """Sum what `Terms` holds over the rows whose hidden states are given."""
-        logits, labels = head(hidden), labels[rows]
+        labels = labels[rows]
         counted = labels != IGNORE_INDEX
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        lm = F.cross_entropy(logits.to(dtype), labels, ignore_index=IGNORE_INDEX, reduction="none")
+        # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
+        progress = replace(progress, draw=(*progress.draw, rows.start or 0))
+        ctx = Context(partial(head, hidden), labels, progress, head.vocab_size)
+        said = None if targets is None else targets.rows(rows)
+        treated, seen = (None, ctx) if said is None else self._transformed(said, ctx)
+        top1 = labels.clamp(min=0) if said is None else said.top1()
+        lm, student, agrees = self._compared(projection, hidden, ctx, seen, treated, top1)
+        lm = torch.where(counted, lm, 0.0)
         mixed = (weights.lm[rows] * lm).sum()
-        lm = lm.detach().sum()
-        if targets is None:
+        lm, num_tokens = lm.detach().sum(), counted.sum()
+        if said is None or treated is None:
             zero = torch.zeros_like(lm)
-            return mixed, lm, counted.sum(), zero, zero, zero, zero
-        num_tokens = counted.sum()
-        said = targets.rows(rows)
+            return mixed, lm, num_tokens, zero, zero, zero, zero
         if said.missing is not None:
             counted = counted & ~said.missing
-        agreement = ((logits.detach().argmax(dim=-1) == said.top1()) & counted).sum()
-        # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
-        ctx = Context(logits, labels, replace(progress, draw=(*progress.draw, rows.start or 0)))
-        for transform in (*self._shared, *self.transforms.values()):
-            ctx = replace(ctx, student_logits=transform.student(ctx.student_logits, ctx))
-            said = transform.teacher(said, ctx)
-        kd = self.loss(ctx.student_logits, said)
+        kd = self.loss(student, treated)
         if kd.shape != labels.shape:
             raise ValueError(
                 f"A loss must give one number for each of {len(labels)} positions, got {list(kd.shape)}. Correct "
                 f"{type(self.loss).__name__} of model.loss."
             )
-        if said.weight is not None:
-            kd = kd * said.weight
+        if treated.weight is not None:
+            kd = kd * treated.weight
         # Masked by where, not by indexing: the number of labelled positions would be a device sync.
         kd = torch.where(counted, kd, 0.0)
         mixed = mixed + (weights.kd[rows] * kd).sum()
-        dropped = torch.zeros_like(lm) if said.dropped is None else torch.where(counted, said.dropped, 0.0).sum()
-        return mixed, lm, num_tokens, kd.detach().sum(), agreement, dropped, counted.sum()
+        dropped = torch.zeros_like(lm) if treated.dropped is None else torch.where(counted, treated.dropped, 0.0).sum()
+        return mixed, lm, num_tokens, kd.detach().sum(), (agrees & counted).sum(), dropped, counted.sum()
+
+    def _transformed(self, said: AnyTargets, ctx: Context) -> tuple[AnyTargets, Context]:
+        """Give the transformed targets, and what their transforms have the loss see of the student."""
+        for shared in self._shared:
+            ctx, said = ctx.narrowed(shared.size), shared.teacher(said, ctx)
+        for transform in self.transforms.values():
+            if type(transform).student is not Transform.student:
+                ctx = ctx.with_logits(transform.student(ctx.student_logits, ctx))
+            said = transform.teacher(said, ctx)
+        return said, ctx
+
+    def _compared(
+        self,
+        projection: Projection | None,
+        hidden: Tensor,
+        ctx: Context,
+        seen: Context,
+        treated: AnyTargets | None,
+        top1: Tensor,
+    ) -> tuple[Tensor, AnyStudent, Tensor]:
+        """Give the LM loss of each position, the student as the loss takes it, and whether it agrees with `top1`."""
+        needs_logits = seen.has_logits or not (treated is None or self.loss.does_without_logits(treated))
+        if projection is not None and not needs_logits:
+            label, student, agrees = projection.compare(hidden, ctx.labels, treated, top1, seen.vocab_size)
+            return -label, student, agrees
+        logits = ctx.student_logits
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        lm = F.cross_entropy(wide, ctx.labels, ignore_index=IGNORE_INDEX, reduction="none")
+        agrees = are_largest(top1, logits.detach(), logits.detach().amax(dim=-1, keepdim=True))
+        return lm, seen.student_logits, agrees
 
     @torch.no_grad()
     def _weights(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pd_lightning.chunking import rows_per_chunk
-from pd_lightning.targets import Head, Targets, entropy
+from pd_lightning.heads import Head
+from pd_lightning.targets import Targets, entropy
 
 FIGURES = frozenset({"teacher_entropy", "student_entropy"})
 

@@ -1,11 +1,13 @@
 """What a teacher says of each position: the one currency between teachers, transforms and losses."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pd_lightning.heads import Head
 
 # What is known of the ids that are not kept. `dense`: all are kept. `bucket`: their probability together.
 # `renormalized`: they are held to be impossible. `none`: nothing. `sampled`: what is kept estimates all of them.
@@ -14,25 +16,6 @@ Kind = Literal["dense", "bucket", "renormalized", "none", "sampled"]
 # log-probabilities: the mean logit minus log Z.
 STATISTICS = ("log_z", "mean", "std", "entropy", "label_logprob")
 AnyTemperature = float | Tensor
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last step of a language model, from hidden states to logits.
-
-    Args:
-        project: Maps hidden states `[n, D]` to logits `[n, V]`, each row by itself.
-        parameters: The parameters that it uses, to be trained or not.
-        vocab_size: V, or None where it is not known beforehand.
-    """
-
-    project: Callable[[Tensor], Tensor]
-    parameters: tuple[nn.Parameter | Tensor, ...] = ()
-    vocab_size: int | None = None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Map hidden states `[n, D]` to logits `[n, V]`."""
-        return self.project(hidden)
 
 
 @dataclass(frozen=True)

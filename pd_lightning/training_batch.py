@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pd_lightning.data.batch import LABELLED
+from pd_lightning.heads import Head
 from pd_lightning.recording_batches import as_blocks
 from pd_lightning.recording_targets import Encoded
 from pd_lightning.store_format import StoreFormat
-from pd_lightning.targets import Head, SparseTargets
+from pd_lightning.targets import SparseTargets
 
 
 class TrainingBatch:

@@ -36,7 +36,8 @@ GROUPS = {
         "training_store",
     },
     "export": {"export", "model_card"},
-    "objective": {"chunking", "objective", "position_statistics"},
+    "objective": {"chunking", "objective", "position_statistics", "projection"},
+    "targets": {"heads", "targets"},
     "report": {"charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
 }

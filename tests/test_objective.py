@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from pd_lightning import losses
 from pd_lightning.context import Progress
+from pd_lightning.heads import Head, LinearHead
 from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
-from pd_lightning.targets import DenseTargets, Head, HiddenTargets
+from pd_lightning.targets import DenseTargets, HiddenTargets
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK, Transform
 from pd_lightning.weightings import MaskFirstTokens, TeacherEntropy, Weights
 
@@ -18,7 +19,7 @@ N, D, V = 7, 5, 11
 
 
 def head(weight: Tensor) -> Head:
-    return Head(lambda hidden: hidden @ weight.T, (weight,), V)
+    return Head(lambda hidden: hidden @ weight.T, (weight,), len(weight), LinearHead(weight))
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_chunked_equals_plain(
     hidden, weight, labels, targets = problem
     objective = Objective(transforms={"cut": TopPK(0.8, 4)})
     weights = Weights(torch.full((N,), 0.4), torch.full((N,), 0.6))
-    plain = objective._sums(head(weight), labels, targets, weights, Progress(), hidden, slice(None))
+    plain = objective._sums(head(weight), labels, targets, weights, Progress(), None, hidden, slice(None))
     expected = torch.autograd.grad(2.0 * plain[0], (hidden, weight))
     monkeypatch.setattr("pd_lightning.chunking.rows_per_chunk", lambda *args: size)
     terms = objective(hidden[None], head(weight), labels[None], targets, 0.6)

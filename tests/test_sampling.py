@@ -8,6 +8,7 @@ import torch
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.data.batch import BlockDataset, collate
+from pd_lightning.heads import Head
 from pd_lightning.module import DistillationModule
 from pd_lightning.record import Recorder
 from pd_lightning.sampling import Sampling
@@ -15,7 +16,6 @@ from pd_lightning.store.manifest import read_manifest
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.store.verification import verify_folder
 from pd_lightning.students import HFStudent
-from pd_lightning.targets import Head
 from pd_lightning.teachers import FrozenTeacher, OfflineTeacher, Surroundings
 from pd_lightning.trainer import PDTrainer
 

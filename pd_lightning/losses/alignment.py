@@ -1,5 +1,7 @@
 """How student and targets are brought onto the same outcomes, at their temperatures."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,35 @@ AnyTargets = SparseTargets | DenseTargets
 IMPOSSIBLE = -1e20
 
 
+@dataclass(frozen=True)
+class KeptLogprobs:
+    """What a student says of the ids that sparse targets keep, at temperature 1.
+
+    Args:
+        kept: Log-probabilities of the kept ids, float `[n, K]`; `IMPOSSIBLE` in unused slots.
+        tail: Log of the probability of all other ids together, float `[n]`; `IMPOSSIBLE` where there are none.
+    """
+
+    kept: Tensor
+    tail: Tensor
+
+
+@dataclass(frozen=True)
+class CrossEntropies:
+    """What a student says of dense targets, at temperature 1.
+
+    Args:
+        values: -Σ p log q over all ids, float `[n]`.
+    """
+
+    values: Tensor
+
+
+AnyStudent = Tensor | KeptLogprobs | CrossEntropies
+
+
 def align(
-    student_logits: Tensor,
+    student: Tensor | KeptLogprobs,
     targets: AnyTargets,
     student_temperature: AnyTemperature = 1.0,
     temperature: AnyTemperature = 1.0,
@@ -25,7 +54,8 @@ def align(
     Renormalised targets hold the other ids to be impossible at any temperature.
 
     Args:
-        student_logits: The student's logits, float `[n, V]`.
+        student: The student's logits, float `[n, V]`; of sparse targets what it says of the kept ids will do, but where
+            they have no bucket and the student a temperature.
         targets: The teacher's targets of the same positions.
         student_temperature: What the student's logits are divided by: a number, or float `[n]`.
         temperature: What the teacher's log-probabilities are divided by, likewise.
@@ -34,18 +64,27 @@ def align(
     Returns:
         Log-probabilities of the student and of the teacher, float `[n, W]` each.
     """
-    logits = widened(student_logits)
     if isinstance(targets, DenseTargets):
-        return divided(logits, student_temperature).log_softmax(dim=-1), _tempered(targets.logprobs, temperature)
+        assert isinstance(student, Tensor)
+        log_q = divided(widened(student), student_temperature).log_softmax(dim=-1)
+        return log_q, _tempered(targets.logprobs, temperature)
     if targets.kind == "bucket":
         assert targets.log_tail is not None
-        log_q, log_p = _with_tail(logits, targets, targets.log_tail)
-        return _tempered(log_q, student_temperature), _tempered(log_p, temperature)
-    logits, log_p = divided(logits, student_temperature), _tempered(targets.logprobs, temperature)
-    if whole and targets.kind == "renormalized":
-        log_q, _ = _with_tail(logits, targets, torch.zeros_like(targets.logprobs[:, 0]))
-        return log_q, torch.cat([log_p, torch.full_like(log_p[:, :1], -torch.inf)], dim=-1)
-    return logits.log_softmax(dim=-1).gather(-1, targets.ids), log_p
+        said = _kept(widened(student), targets) if isinstance(student, Tensor) else student
+        # Where every id is kept, what is left of the teacher is rounding.
+        log_tail = targets.log_tail.masked_fill(said.tail <= IMPOSSIBLE, -torch.inf)
+        log_p = torch.cat([targets.logprobs, log_tail.unsqueeze(-1)], dim=-1)
+        return _tempered(_joined(said), student_temperature), _tempered(log_p, temperature)
+    log_p = _tempered(targets.logprobs, temperature)
+    with_others = whole and targets.kind == "renormalized"
+    if isinstance(student, Tensor):
+        logits = divided(widened(student), student_temperature)
+        if not with_others:
+            return logits.log_softmax(dim=-1).gather(-1, targets.ids), log_p
+        student = _kept(logits, targets)
+    if not with_others:
+        return student.kept, log_p
+    return _joined(student), torch.cat([log_p, torch.full_like(log_p[:, :1], -torch.inf)], dim=-1)
 
 
 def possible(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -65,19 +104,20 @@ def divided(values: Tensor, temperature: AnyTemperature) -> Tensor:
     return values if temperature == 1.0 else values / temperature
 
 
-def _with_tail(logits: Tensor, targets: SparseTargets, log_tail: Tensor) -> tuple[Tensor, Tensor]:
-    """Make both sides K+1 wide."""
+def _kept(logits: Tensor, targets: SparseTargets) -> KeptLogprobs:
+    """Give what logits say of the kept ids, by autograd."""
     # 1 - Σ q over the kept ids is 0 in fp32 where the truth is 1e-8, so the tail's mass is the logsumexp of the
     # logits off the kept ids. Less their maximum, for log Z of large logits has few digits after the point.
     largest = logits.detach().amax(dim=-1, keepdim=True)
     tail = (logits - largest).scatter_(-1, targets.ids, IMPOSSIBLE).logsumexp(dim=-1, keepdim=True)
     # An unused slot repeats a kept id, which on the student's side too must not count twice.
-    used = targets.logprobs > -torch.inf
-    kept = (logits.gather(-1, targets.ids) - largest).masked_fill(~used, IMPOSSIBLE)
+    kept = (logits.gather(-1, targets.ids) - largest).masked_fill(targets.logprobs == -torch.inf, IMPOSSIBLE)
     log_q = torch.cat([kept, tail], dim=-1).log_softmax(dim=-1)
-    if targets.ids.shape[-1] >= logits.shape[-1]:  # where every id is kept, what is left is rounding
-        log_tail = log_tail.masked_fill(used.sum(dim=-1) >= logits.shape[-1], -torch.inf)
-    return log_q, torch.cat([targets.logprobs, log_tail.unsqueeze(-1)], dim=-1)
+    return KeptLogprobs(log_q[:, :-1], log_q[:, -1])
+
+
+def _joined(said: KeptLogprobs) -> Tensor:
+    return torch.cat([said.kept, said.tail.unsqueeze(-1)], dim=-1)
 
 
 def _tempered(logprobs: Tensor, temperature: AnyTemperature) -> Tensor:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pd_lightning.losses.alignment import AnyTargets, align
-from pd_lightning.targets import AnyTemperature, Form, Kind
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies, align
+from pd_lightning.targets import AnyTemperature, Form, Kind, SparseTargets
 
 
 class Loss(ABC):
@@ -20,6 +20,8 @@ class Loss(ABC):
     Attributes:
         kinds: Kinds of targets that the loss works with.
         instead: What to use with other kinds, for the message.
+        aligned: Whether it looks at the student through `align` alone. Of sparse targets it is then given what the
+            student says of the kept ids, without logits.
 
     Raises:
         ValueError: If the square is asked for without tempering the student.
@@ -30,6 +32,8 @@ class Loss(ABC):
         "Set init_args.tail of the truncation to bucket and leave SampleTokens out, or set model.loss to "
         "pd_lightning.losses.ForwardKL, which works with all targets."
     )
+
+    aligned: ClassVar[bool] = False
 
     def __init__(self, student_temperature: bool = True, temperature_squared: bool = True) -> None:
         if temperature_squared and not student_temperature:
@@ -64,12 +68,18 @@ class Loss(ABC):
                 "model.loss.init_args.student_temperature to true, or leave it out of model.transforms."
             )
 
+    def does_without_logits(self, targets: AnyTargets) -> bool:
+        """Tell whether `KeptLogprobs` will do for sparse targets, or `CrossEntropies` for dense ones."""
+        # A bucket is made before temperatures act; without one they act on the logits.
+        fits = targets.kind == "bucket" or self._untempered(targets)
+        return self.aligned and isinstance(targets, SparseTargets) and fits
+
     @abstractmethod
-    def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions.
 
         Args:
-            student_logits: The student's logits, float `[n, V]`.
+            student: The student's logits, float `[n, V]`; or less, where the loss does without them.
             targets: What the teacher says of the same positions, over the same vocabulary.
 
         Returns:
@@ -82,6 +92,10 @@ class Loss(ABC):
             return 1.0, targets.temperature
         own = targets.student_temperature
         return targets.temperature if own is None else own, targets.temperature
+
+    def _untempered(self, targets: AnyTargets) -> bool:
+        student, _ = self.temperatures(targets)
+        return not isinstance(student, Tensor) and student == 1.0
 
     def compensation(self, targets: AnyTargets) -> AnyTemperature:
         """Give the factor that undoes what temperatures do to the gradients: a number, or float `[n]`."""
@@ -100,10 +114,12 @@ class Divergence(Loss):
     """
 
     whole: ClassVar[bool] = True
+    aligned = True
 
-    def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""
-        log_q, log_p = align(student_logits, targets, *self.temperatures(targets), self.whole)
+        assert not isinstance(student, CrossEntropies)
+        log_q, log_p = align(student, targets, *self.temperatures(targets), self.whole)
         return self.divergence(log_q, log_p) * self.compensation(targets)
 
     @abstractmethod

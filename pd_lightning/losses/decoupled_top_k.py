@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pd_lightning.losses.alignment import AnyTargets, align, divided
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies, align, divided
 from pd_lightning.losses.base import Loss
 from pd_lightning.losses.kullback_leibler import kl
 
@@ -22,14 +22,16 @@ class DecoupledTopK(Loss):
     """
 
     kinds = ("bucket",)
+    aligned = True
     instead = (
         "Put pd_lightning.transforms.TopK with init_args.tail bucket into model.transforms, or set model.loss to "
         "pd_lightning.losses.ForwardKL."
     )
 
-    def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""
-        (kept_q, tail_q), (kept_p, tail_p) = ((x[:, :-1], x[:, -1:]) for x in align(student_logits, targets))
+        assert not isinstance(student, CrossEntropies)
+        (kept_q, tail_q), (kept_p, tail_p) = ((x[:, :-1], x[:, -1:]) for x in align(student, targets))
         mass_q, mass_p = (x.logsumexp(dim=-1, keepdim=True) for x in (kept_q, kept_p))
         masses = kl(torch.cat([mass_p, tail_p], dim=-1), torch.cat([mass_q, tail_q], dim=-1))
         student_temperature, temperature = self.temperatures(targets)

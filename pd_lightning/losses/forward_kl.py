@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from pd_lightning.losses.base import Divergence
 from pd_lightning.losses.kullback_leibler import kl
+from pd_lightning.losses.linear import Linear
+from pd_lightning.targets import entropy
 
 
-class ForwardKL(Divergence):
+class ForwardKL(Linear):
     """KL(teacher ‖ student) = Σ p (log p - log q): the student must cover all that the teacher holds likely.
 
     Args:
@@ -16,9 +17,10 @@ class ForwardKL(Divergence):
     Source: Peng et al. (arXiv 2410.16215), KLD; Hinton et al. (arXiv 1503.02531).
     """
 
-    kinds = ("dense", "bucket", "renormalized", "none", "sampled")
-    whole = False
-
     def divergence(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         """Compute Σ p (log p - log q) over the outcomes, where 0 log 0 is 0."""
         return kl(log_p, log_q)
+
+    def of_teacher(self, log_p: Tensor) -> Tensor:
+        """Compute Σ p log p over all ids."""
+        return -entropy(log_p)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pd_lightning.losses.alignment import AnyTargets, align, divided, possible, widened
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies, align, divided, possible, widened
 from pd_lightning.losses.base import Loss
 from pd_lightning.targets import DenseTargets, Form
 
@@ -25,6 +25,8 @@ class MeanSquaredError(Loss):
 
     Source: Peng et al. (arXiv 2410.16215), MSE; Kim et al. (arXiv 2105.08919) for logits.
     """
+
+    aligned = True
 
     def __init__(
         self,
@@ -57,16 +59,22 @@ class MeanSquaredError(Loss):
             )
         form.require_statistic("mean" if form.standardized else "log_z", who)
 
-    def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
+    def does_without_logits(self, targets: AnyTargets) -> bool:
+        """Tell whether less than logits will do, see Loss."""
+        return self.space == "probabilities" and super().does_without_logits(targets)
+
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss; not in nats."""
+        assert not isinstance(student, CrossEntropies)
         if self.space == "logits":
-            student, teacher = self._logits(widened(student_logits), targets)
+            assert isinstance(student, Tensor)
+            ours, theirs = self._logits(widened(student), targets)
             counted = targets.logprobs.isfinite()
         else:
-            log_q, log_p = align(student_logits, targets, *self.temperatures(targets))
-            student, teacher, counted = log_q.exp(), log_p.exp(), possible(log_q, log_p)
+            log_q, log_p = align(student, targets, *self.temperatures(targets))
+            ours, theirs, counted = log_q.exp(), log_p.exp(), possible(log_q, log_p)
         # Masked before it is squared: the gradient of an infinite square times 0 is NaN.
-        loss = (teacher - student).masked_fill(~counted, 0.0).square().sum(dim=-1)
+        loss = (theirs - ours).masked_fill(~counted, 0.0).square().sum(dim=-1)
         if self.reduction == "mean":
             loss = loss / counted.sum(dim=-1)
         return loss * self.compensation(targets)

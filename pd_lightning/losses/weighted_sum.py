@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pd_lightning.losses.alignment import AnyTargets
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets
 from pd_lightning.losses.base import Loss
 from pd_lightning.targets import Form
 
@@ -47,9 +47,13 @@ class WeightedSum(Loss):
             except ValueError as error:
                 raise ValueError(f"model.loss.init_args.losses.{name}: {error}") from None
 
-    def __call__(self, student_logits: Tensor, targets: AnyTargets) -> Tensor:
+    def does_without_logits(self, targets: AnyTargets) -> bool:
+        """Tell whether less than logits will do for all losses."""
+        return all(loss.does_without_logits(targets) for loss in self.losses.values())
+
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""
-        terms = [self.weights[name] * loss(student_logits, targets) for name, loss in self.losses.items()]
+        terms = [self.weights[name] * loss(student, targets) for name, loss in self.losses.items()]
         return sum(terms[1:], terms[0])
 
 

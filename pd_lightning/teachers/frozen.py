@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel, load_causal_lm
-from pd_lightning.targets import Form, Head, HiddenTargets
+from pd_lightning.targets import Form, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 from pd_lightning.teachers.sharding import shard
 from pd_lightning.tokenizers import check_same_tokenizer

@@ -61,7 +61,7 @@ class AdaKD(Transform):
         if self.by == "student_loss":
             difficulty = 1.0 - label_probability(ctx)
         else:
-            difficulty = (targets.statistic("entropy") / math.log(ctx.student_logits.shape[-1])).clamp(0.0, 1.0)
+            difficulty = (targets.statistic("entropy") / math.log(ctx.vocab_size)).clamp(0.0, 1.0)
         tau = self.easy + (self.hard - self.easy) * difficulty
         return replace(divided(targets, tau), compensation=targets.compensation * tau**2)
 

@@ -73,7 +73,7 @@ class Clip(Transform):
             statistics = _log_z(targets, log_mass)
             return replace(targets, logprobs=clipped - log_mass, statistics=statistics, origin=None)
         clipped = clipped.masked_fill(targets.logprobs == -torch.inf, -torch.inf)
-        tail = _clipped_tail(targets, low, high, ctx.student_logits.shape[-1])
+        tail = _clipped_tail(targets, low, high, ctx.vocab_size)
         log_mass = torch.cat([clipped, tail], dim=-1).logsumexp(dim=-1, keepdim=True)
         statistics = _log_z(targets, log_mass)
         if targets.knows("label_logprob"):

@@ -58,7 +58,7 @@ class LabelSmoothing(Transform):
 
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Smooth the targets of n positions."""
-        vocab_size = ctx.student_logits.shape[-1]
+        vocab_size = ctx.vocab_size
         if self.towards == "uniform":
             return self._towards_uniform(targets, ctx.labels, vocab_size)
         return self._towards_label(targets, ctx.labels, vocab_size) if self.epsilon > 0 else targets

@@ -95,7 +95,7 @@ class TopPK(Transform):
     def teacher(self, targets: AnyTargets, ctx: Context) -> AnyTargets:
         """Truncate the targets of n positions."""
         kept = self._narrow(targets) if isinstance(targets, SparseTargets) else self._cut(targets)
-        return self._treat_tail(kept, ctx.student_logits.shape[-1])
+        return self._treat_tail(kept, ctx.vocab_size)
 
     def _cut(self, targets: DenseTargets) -> SparseTargets:
         size = targets.logprobs.shape[-1]

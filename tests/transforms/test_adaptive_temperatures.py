@@ -24,6 +24,7 @@ from transform_cases import (
     tempered_kl,
 )
 
+from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL
 from pd_lightning.objective import Objective
 from pd_lightning.targets import Form
@@ -197,7 +198,7 @@ def test_wttm(gamma: float, case: str, kind: Any) -> None:
 def test_the_objective_applies_the_weights_of_wttm() -> None:
     p = PROBLEMS["plain"]
     student = torch.tensor(p.student)
-    head = type("Identity", (), {"__call__": lambda self, h: h, "vocab_size": 23, "parameters": ()})()
+    head = Head(lambda hidden: hidden, (), 23)
     terms = Objective(transforms={"wttm": WTTM(0.5)})(student[None], head, torch.tensor(p.labels)[None], dense(p), 1.0)
     teacher = softmax(p.teacher)
     pure = power(teacher, 0.5)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pd_lightning.heads import Head
 from pd_lightning.objective import Objective
-from pd_lightning.targets import DenseTargets, Form, Head, SparseTargets
+from pd_lightning.targets import DenseTargets, Form, SparseTargets
 from pd_lightning.transforms import TopPK
 from pd_lightning.weightings import (
     MaskDocumentStarts,

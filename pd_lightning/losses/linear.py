@@ -1,0 +1,37 @@
+"""Losses that are linear in log q."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies
+from pd_lightning.losses.base import Divergence
+from pd_lightning.targets import SparseTargets
+
+
+class Linear(Divergence):
+    """-Σ p log q plus what depends on the teacher alone: also of sampled targets an unbiased estimate.
+
+    Args:
+        student_temperature: Divide the student's logits by the targets' temperature too.
+        temperature_squared: Multiply the loss by the temperature's square.
+    """
+
+    kinds = ("dense", "bucket", "renormalized", "none", "sampled")
+    whole = False
+
+    def does_without_logits(self, targets: AnyTargets) -> bool:
+        """Tell whether less than logits will do, see Loss: of dense targets at temperature 1, their cross-entropy."""
+        if isinstance(targets, SparseTargets):
+            return super().does_without_logits(targets)
+        return self._untempered(targets) and not isinstance(targets.temperature, Tensor) and targets.temperature == 1.0
+
+    def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
+        """Compare n positions, see Loss."""
+        if isinstance(student, CrossEntropies):
+            return (student.values + self.of_teacher(targets.logprobs)) * self.compensation(targets)
+        return super().__call__(student, targets)
+
+    @abstractmethod
+    def of_teacher(self, log_p: Tensor) -> Tensor | float:
+        """Give what is added to -Σ p log q, float `[n]`, from log-probabilities of all ids, float `[n, V]`."""
