@@ -1,24 +1,15 @@
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_of_the_store", ROOT / "benchmarks" / "store.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def bench(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("store")
 
 
 def test_it_measures_made_up_rows(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
