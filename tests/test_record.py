@@ -199,10 +199,12 @@ def test_a_second_start_writes_what_is_missing_and_no_more(
     assert len(written) == 3, "a third start has nothing to do"
 
 
-SHARDED = {
-    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
-    "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
-}
+def sharded(data_parallel_size: int, tensor_parallel_size: int) -> dict[str, Any]:
+    sizes = {"data_parallel_size": data_parallel_size, "tensor_parallel_size": tensor_parallel_size}
+    return {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy", "init_args": sizes}
+
+
+SHARDED = sharded(2, 1)
 
 
 def start(folder: Path, store: Path, settings: dict[str, Any], **trainer: Any) -> subprocess.Popen:
@@ -238,13 +240,37 @@ def same_files(one: Path, other: Path) -> bool:
     return different == []
 
 
-def test_two_ranks_record_what_one_does(settings: dict[str, Any], tmp_path: Path) -> None:
+WEIGHED = """
+import os, pd_lightning.teachers as teachers
+from torch.distributed.tensor import DTensor
+
+class FrozenTeacher(teachers.FrozenTeacher):
+    def __call__(self, batch):
+        weights = [weight for name, weight in self.model.named_parameters() if ".layers." in name]
+        here = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights)
+        with open("weighed", "a") as file:
+            file.write(f"{here / sum(weight.numel() for weight in weights)}\\n")
+        return super().__call__(batch)
+"""
+
+
+def test_two_ranks_record_what_one_does(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three chunks in two splits one rank has two: with a sharded teacher the other computes along."""
+    (tmp_path / "weighed_teacher.py").write_text(WEIGHED)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(tmp_path)
+    settings["model"]["teacher"]["class_path"] = "weighed_teacher.FrozenTeacher"
     assert start(tmp_path, tmp_path / "one", settings).wait(300) == 0
-    for name, strategy in (("copies", "ddp"), ("shards", SHARDED)):
+    strategies = {"copies": "ddp", "shards": SHARDED, "tensors": sharded(1, 2)}
+    for name, strategy in strategies.items():
+        (tmp_path / "weighed").unlink()
         assert start(tmp_path, tmp_path / name, settings, strategy=strategy, devices=2).wait(300) == 0
         assert same_files(tmp_path / name, tmp_path / "one")
         assert verify_folder(tmp_path / name) == []
+        shares = set(map(float, (tmp_path / "weighed").read_text().split()))
+        assert shares == {1.0 if strategy == "ddp" else 0.5}
 
 
 PROJECT = """
