@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from pd_lightning.data import TextFiles, TokenBlocks
 from pd_lightning.data.tokenize import tokenize
@@ -164,6 +165,42 @@ def test_a_teacher_with_a_padded_vocabulary_is_recorded_with_it(blocks: Path, ti
     small = build_causal_lm({**tiny.config, "vocab_size": 299})
     with pytest.raises(ValueError, match=r"must hold every id of the data, got 299 for 300 ids"):
         record(FrozenTeacher(small), blocks, tmp_path / "other")
+
+
+class Plain(nn.Module):
+    """A model that does not tell the width of its logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding, self.head = nn.Embedding(300, 4), nn.Linear(4, width)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(3 * self.embedding(input_ids))
+
+
+@pytest.mark.parametrize(("width", "values"), [(320, "half"), (150_000, "exact"), (150_000, "compact")])
+def test_logits_of_any_width_are_recorded(blocks: Path, tmp_path: Path, width: int, values: Any) -> None:
+    """Ids above 131,071 need more than 17 bits; where a module does not tell its width, its logits do."""
+    model = Plain(width)
+    data = TokenBlocks(str(blocks), batch_size=1, max_train_blocks=2)
+    everywhere = {"selection": Selection(p=1.0, k=20), "splits": ("train",), "values": values}
+    record(FrozenTeacher(model), blocks, tmp_path / "store", data=data, **everywhere)
+    manifest = read_manifest(tmp_path / "store")
+    assert manifest.vocab_size == width
+    assert verify_folder(tmp_path / "store") == []
+    item = BlockReader(tmp_path / "store", "train")[1]
+    logprobs, ids = model(torch.from_numpy(item["block"][:-1])).detach().log_softmax(-1).topk(20)
+    assert item["ids"].max() >= width * 0.95
+    assert np.array_equal(np.sort(item["ids"].reshape(-1, 20)), ids.sort(-1).values)
+    stored = np.sort(item["logprobs"].reshape(-1, 20))[:, ::-1]
+    np.testing.assert_allclose(stored, logprobs, atol=manifest.statistics["max_logprob_error"] + 1e-5)
+
+
+def test_a_module_with_too_few_logits_is_refused(blocks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold every id of the data, got 299 for 300 ids\. Set model\.teacher"):
+        record(FrozenTeacher(Plain(299)), blocks, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_store_holds_the_blocks_own_tokens(truncated_store: Path, blocks: Path) -> None:
@@ -379,6 +416,14 @@ def test_limits_that_would_cut_a_chunk_are_refused(blocks: Path, teacher_dir: Pa
         with pytest.raises(ValueError, match="record must see every block of a chunk"):
             PDTrainer(accelerator="cpu", logger=False, **limit).record(recorder, TokenBlocks(str(blocks)))
     assert not (tmp_path / "store").exists()
+
+
+def test_what_a_kill_left_of_the_plan_is_nobodys(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".tmp-recording.json-ab").write_text("{")
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    assert same_files(tmp_path / "store", tmp_path / "whole")
 
 
 def test_a_folder_of_other_files_is_left_alone(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
