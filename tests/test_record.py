@@ -15,6 +15,7 @@ import yaml
 from torch import nn
 
 from pd_lightning.data import TextFiles, TokenBlocks
+from pd_lightning.data.mix import MixedIn
 from pd_lightning.data.tokenize import tokenize
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
 from pd_lightning.module import DistillationModule
@@ -431,6 +432,25 @@ def test_a_folder_of_other_files_is_left_alone(blocks: Path, teacher_dir: Path, 
     with pytest.raises(ValueError, match=r"which holds other files\. Set another model\.output_dir"):
         record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["val_path", "mix", "min_teacher_step"])
+def test_settings_of_the_data_that_recording_does_not_read_are_refused(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, name: str
+) -> None:
+    unread = {"val_path": str(tmp_path), "mix": {"other": MixedIn(str(blocks))}, "min_teacher_step": 5}
+    data = TokenBlocks(str(blocks), **{name: unread[name]})
+    with pytest.raises(
+        ValueError, match=rf"blocks of one folder, data\.path, got data\.{name}\. Leave out data\.{name};"
+    ):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store", data=data)
+
+
+def test_blocks_in_object_storage_are_recorded(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    limits = {"batch_size": 4, "max_train_blocks": 30, "max_val_blocks": 5, "cache_dir": str(tmp_path / "cache")}
+    for name, path in (("near", str(blocks)), ("far", f"file://{blocks}")):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / name, data=TokenBlocks(path, **limits))
+    assert same_files(tmp_path / "far", tmp_path / "near")
 
 
 def test_other_settings_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pd_lightning.data.order import BlockSampler, Order, Position, advance
 from pd_lightning.data.remote import Folders
 from pd_lightning.data.suitability import check_split, check_validation
 from pd_lightning.store.manifest import Manifest, read_manifest
+from pd_lightning.store.reader import BlockReader
 
 
 class TokenBlocks(LightningDataModule):
@@ -136,6 +137,10 @@ class TokenBlocks(LightningDataModule):
         """Folder that `AutoTokenizer` loads."""
         return self.path / "tokenizer"
 
+    def reader(self, split: str) -> BlockReader:
+        """The blocks of a split of `path`, as they come."""
+        return self._files.reader(self.path, split)
+
     def setup(self, stage: str) -> None:
         """Opens the splits that the stage reads, and checks them."""
         if stage == "fit":
@@ -227,7 +232,7 @@ class TokenBlocks(LightningDataModule):
         check_mixture(manifests)
         split = manifests[self.path].splits["train"]
         blocks = chosen_blocks(split, self.limits["train"], self.min_teacher_step, self.shuffle)
-        parts = [BlockDataset(self._files.reader(self.path, "train"), blocks)]
+        parts = [BlockDataset(self.reader("train"), blocks)]
         for folder, mixed in zip(self._folders[1:], self.mix.values(), strict=True):
             reader = self._files.reader(folder, "train")
             parts.append(BlockDataset(reader, mixed.blocks(len(reader))))
