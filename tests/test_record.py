@@ -198,6 +198,32 @@ def test_logits_of_any_width_are_recorded(blocks: Path, tmp_path: Path, width: i
     np.testing.assert_allclose(stored, logprobs, atol=manifest.statistics["max_logprob_error"] + 1e-5)
 
 
+class Masked(Plain):
+    """One whose ids above those of the tokenizer are impossible."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(input_ids)
+        return logits.masked_fill(torch.arange(logits.shape[-1]) >= 300, -torch.inf)
+
+
+@pytest.mark.parametrize("values", ["exact", "compact"])
+def test_figures_are_those_of_the_possible_ids(blocks: Path, tmp_path: Path, values: Any) -> None:
+    model = Masked(320)
+    record(FrozenTeacher(model), blocks, tmp_path / "store", selection=Selection(p=1.0, k=320), values=values)
+    item = BlockReader(tmp_path / "store", "train")[9]
+    logits = model(torch.from_numpy(item["block"][:-1])).detach().double()[:, :300]
+    assert item["counts"].tolist() == [300] * 16
+    assert item["ids"].max() == 299
+    expected = {
+        "mean": logits.mean(-1) - logits.logsumexp(-1),
+        "std": logits.std(-1, correction=0),
+        "entropy": torch.distributions.Categorical(logits=logits).entropy(),
+    }
+    tolerance = 2e-5 if values == "exact" else 2e-3
+    for name, figures in expected.items():
+        np.testing.assert_allclose(item[name], figures, rtol=tolerance, err_msg=name)
+
+
 def test_a_module_with_too_few_logits_is_refused(blocks: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold every id of the data, got 299 for 300 ids\. Set model\.teacher"):
         record(FrozenTeacher(Plain(299)), blocks, tmp_path / "store")
