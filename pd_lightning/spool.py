@@ -78,8 +78,10 @@ class Spool:
             OSError: If something else arrived than was sent.
         """
         self.send(chunk)
-        self.send(chunk.with_suffix(".json"))
-        _empty(chunk)
+        record = chunk.with_suffix(".json")
+        if record.exists():  # a store that was finished here has none: its chunks stay until all of it has moved
+            self.send(record)
+            _empty(chunk)
 
     def send(self, path: Path) -> None:
         """Upload a file and read it back.

@@ -95,6 +95,24 @@ def test_emptied_chunks_count_only_where_they_moved_to(
     assert contents(files, root) == local_contents(local)
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_was_recorded_here_moves_when_an_address_is_named(
+    address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, finished: bool
+) -> None:
+    spool = tmp_path / "spool"
+    with pytest.MonkeyPatch.context() as patch:
+        if not finished:
+            patch.setattr(Recorder, "finish", lambda recorder: None)
+        record(blocks, teacher_dir, spool)
+        assert (spool / "manifest.json").exists() == finished
+        patch.undo()
+        patch.setattr(Recorder, "predict_step", lambda *_: pytest.fail("nothing is computed again"))
+        record(blocks, teacher_dir, spool, address)
+    files, root = fsspec.core.url_to_fs(address)
+    assert contents(files, root) == local_contents(local)
+    assert local_contents(spool) == {}
+
+
 def test_a_plan_that_was_left_behind_is_uploaded(
     address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
