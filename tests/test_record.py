@@ -263,6 +263,29 @@ def test_a_second_start_writes_what_is_missing_and_no_more(
     assert len(written) == 3, "a third start has nothing to do"
 
 
+def test_killed_before_it_is_finished_it_is_finished_and_no_more(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pd_lightning.store.chunks as module
+
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    write = module.write_durably
+    for name in ("index.json", "checksums.json", "manifest.json"):
+
+        def dies(path: Path, content: bytes, name: str = name) -> None:
+            if path.name == name:
+                raise KeyError("killed")
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_durably", dies)
+            with pytest.raises(KeyError, match="killed"):
+                record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+        monkeypatch.setattr(Recorder, "predict_step", lambda *_: pytest.fail("all is computed"))
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    assert same_files(tmp_path / "store", tmp_path / "whole")
+
+
 def sharded(data_parallel_size: int, tensor_parallel_size: int) -> dict[str, Any]:
     sizes = {"data_parallel_size": data_parallel_size, "tensor_parallel_size": tensor_parallel_size}
     return {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy", "init_args": sizes}
@@ -374,11 +397,15 @@ def test_two_ranks_record_a_stream_whose_length_nobody_knows(
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("uploads", [False, True])
+def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path, uploads: bool) -> None:
     """Twenty kills, most amid writing: every block is there once, as if there had been none."""
     settings["model"]["blocks_per_chunk"] = settings["data"]["init_args"]["batch_size"] = 1
     settings["data"]["init_args"] |= {"max_train_blocks": 400, "max_val_blocks": 20}
     assert start(tmp_path, tmp_path / "whole", settings).wait(300) == 0
+    if uploads:
+        settings["model"]["upload_to"] = f"file://{tmp_path / 'bucket'}"
+    final = tmp_path / ("bucket" if uploads else "killed")
     store, chance, kills = tmp_path / "killed", random.Random(0), 0
     for number in range(40):
         process, before = start(tmp_path, store, settings), len(list(store.glob("*/*.bin")))
@@ -396,10 +423,10 @@ def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path)
         if kills == 20:
             break
     assert kills == 20, "the data must last for 20 kills"
-    assert not (store / "manifest.json").exists()
+    assert not (final / "manifest.json").exists()
     assert start(tmp_path, store, settings).wait(300) == 0
-    assert same_files(store, tmp_path / "whole")
-    assert verify_folder(store) == []
+    assert same_files(final, tmp_path / "whole")
+    assert verify_folder(final) == []
 
 
 def test_logits_that_are_no_numbers_are_not_written(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:

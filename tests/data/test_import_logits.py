@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -308,6 +312,35 @@ def test_files_that_came_later_are_not_taken_for_done(tmp_path: Path, blocks: Pa
     os.utime(tmp_path / "b.jsonl", ns=(0, 0))
     with pytest.raises(ValueError, match="output_dir must be new or hold logits of the same settings"):
         run()
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_it_is_made_anew(tmp_path: Path, blocks: Path, rows: Any) -> None:
+    lines = (json.dumps({"prompt_token_ids": tokens, "prompt_logprobs": entries}) for tokens, entries in rows * 4)
+    (tmp_path / "said.jsonl").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pd_lightning", "import-logits", "--paths", f"['{tmp_path}/said.jsonl']"]
+    command += ["--tokenizer", str(blocks / "tokenizer"), "--teacher", "teacher", "--block_size", str(T)]
+    command += ["--val_fraction", "0.2", "--blocks_per_chunk", "1", "--output_dir"]
+    assert subprocess.run([*command, str(tmp_path / "whole")]).returncode == 0
+    store, chance = tmp_path / "killed", random.Random(0)
+    for number in range(6):
+        process = subprocess.Popen([*command, str(store)])
+        if number == 0:  # the tokenizer is being copied
+            while not store.exists():
+                time.sleep(0.001)
+        else:
+            while len(list(store.glob("train/.tmp-*"))) == 0:
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.5))
+        assert process.poll() is None, "the rows must last longer"
+        process.kill()
+        process.wait()
+    assert not (store / "manifest.json").exists()
+    assert subprocess.run([*command, str(store)]).returncode == 0
+    assert verify_folder(store) == []
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(store) for path in store.rglob("*") if path.is_file()}
+    assert all((store / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files)
 
 
 def test_rows_of_parquet_are_read_one_at_a_time(tmp_path: Path) -> None:
