@@ -50,7 +50,7 @@ class Spool:
             ValueError: If the address holds something else than the recording of the local folder, or lacks chunks that
                 moved there from it.
         """
-        there = self._listed()
+        there = set(self._listed())
         self._check(there)
         records = [name for name in there if _is_record(name) and str(_chunk_of(name)) in there]
         wanted = [name for name in (PLAN_FILE, *records) if name in there and not (self.folder / name).exists()]
@@ -115,7 +115,7 @@ class Spool:
             if _is_record(name):
                 self._files.rm_file(self._there(name))
 
-    def _check(self, there: list[str]) -> None:
+    def _check(self, there: set[str]) -> None:
         """Refuse to mix two recordings."""
         plan = self.folder / PLAN_FILE
         if there and PLAN_FILE not in there:
