@@ -113,6 +113,11 @@ class Manifest:
         """Whether the targets are ids drawn at random, rather than the most probable ones."""
         return "samples" in (self.selection or {})
 
+    @property
+    def counted(self) -> bool:
+        """Whether the targets are how often each id was drawn, rather than log-probabilities."""
+        return (self.codec or {}).get("values") == "counts"
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
         body = dataclasses.asdict(self)

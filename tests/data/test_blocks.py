@@ -63,7 +63,7 @@ def test_validation_from_another_folder(make_folder):
     data = TokenBlocks(str(path), val_path=str(other))
     data.setup("fit")
     assert seen(data.val_dataloader()) == [0, 1, 2, 3, 4]
-    stranger = make_folder("stranger", digest="sha256:1", val=5)
+    stranger = make_folder("stranger", tokenizer="1", val=5)
     with pytest.raises(ValueError, match=r"data\.val_path must hold blocks of the tokenizer of data\.path"):
         TokenBlocks(str(path), val_path=str(stranger)).setup("fit")
 
