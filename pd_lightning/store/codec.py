@@ -208,21 +208,17 @@ def _decode_payload(item: Item, manifest: Manifest) -> Item:
     figures = decode_columns(rest, len(names), manifest.block_size, _COLUMN_TYPES[values])
     columns = {name: column.astype(np.float32) for name, column in zip(names, figures, strict=True)}
     if values == "counts":
-        counts, ids, draws = decode_matrix(targets, tokens, manifest.vocab_size)
+        counts, ids, draws = decode_matrix(targets, tokens, manifest.vocab_size, manifest.most_kept)
         return {"counts": counts, "ids": ids, "draws": draws, **columns}
     log_tail = columns.get("log_tail")
-    counts, ids, logprobs = _decode_values(targets, values, tokens, log_tail, manifest.vocab_size)
-    return {"counts": counts, "ids": ids, "logprobs": logprobs, **columns}
-
-
-def _decode_values(
-    targets: bytes, values: Values, tokens: np.ndarray, log_tail: np.ndarray | None, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes = (manifest.vocab_size, manifest.most_kept)
     if values == "compact":
         assert log_tail is not None
-        return decode_compact(targets, tokens, log_tail, vocab_size)
-    counts, ids, logprobs = decode_planes(targets, tokens.size, _COLUMN_TYPES[values], vocab_size)
-    return counts, ids, _restored(logprobs, counts, log_tail).astype(np.float32)
+        counts, ids, logprobs = decode_compact(targets, tokens, log_tail, *sizes)
+    else:
+        counts, ids, rounded = decode_planes(targets, tokens.size, _COLUMN_TYPES[values], *sizes)
+        logprobs = _restored(rounded, counts, log_tail).astype(np.float32)
+    return {"counts": counts, "ids": ids, "logprobs": logprobs, **columns}
 
 
 def _restored(logprobs: np.ndarray, counts: np.ndarray, log_tail: np.ndarray | None) -> np.ndarray:

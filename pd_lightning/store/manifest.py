@@ -118,6 +118,12 @@ class Manifest:
         """Whether the targets are how often each id was drawn, rather than log-probabilities."""
         return (self.codec or {}).get("values") == "counts"
 
+    @property
+    def most_kept(self) -> int:
+        """Kept ids of a position at most: what is selected, or else all ids there are."""
+        selection = self.selection or {}
+        return min(self.vocab_size, int(selection.get("samples", selection.get("k", self.vocab_size))))
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
         body = dataclasses.asdict(self)
@@ -161,6 +167,7 @@ class Manifest:
     def _parse(cls, data: dict[str, Any]) -> Manifest:
         _check(data["kind"] in KINDS, f"kind must be one of {KINDS}, got {data['kind']!r}")
         block_size, vocab_size = _count(data, "block_size", 1), _count(data, "vocab_size", 1)
+        _check(max(block_size, vocab_size) < 1 << 31, "block_size and vocab_size must be below 2^31")
         splits = {}
         for name, value in data["splits"].items():
             _check(bool(_SPLIT_NAME.fullmatch(name)), f"a split must have a plain name, got {name!r}")
@@ -186,6 +193,9 @@ class Manifest:
 
 
 def _check_targets(manifest: Manifest) -> None:
+    for key in ("samples", "k"):
+        if key in (manifest.selection or {}):
+            _count(manifest.selection, key, 0)
     if manifest.kind == "blocks":
         _check(not manifest.teacher_steps, "teacher_steps must be false for blocks")
     elif manifest.sampled:

@@ -65,7 +65,7 @@ class BlockReader:
             raise IndexError(f"block {index} of {len(self)}")
         try:
             return decode(self.encoded(index), self.manifest)
-        except (ValueError, struct.error) as error:
+        except (ValueError, MemoryError, struct.error) as error:
             chunk, item = divmod(index, self._info.blocks_per_chunk)
             path = self.folder / self.split / chunk_name(chunk)
             raise ValueError(f"item {item} of {path} is damaged: {error}. {remedy(self.folder)}") from error

@@ -161,7 +161,7 @@ def test_any_draws_come_back_exactly(targets, seed):
     draws = np.random.default_rng(seed).integers(1, 1 << 20, targets["ids"].size)
     kept = {name: targets[name] for name in ("block", "counts", "ids", "vocab_size")}
     item = encode_draws(**kept, draws=draws, columns={})
-    about = {"selection": {"samples": 6}}
+    about = {"selection": {"samples": 1 << 24}}
     decoded = decode(item, manifest(targets["counts"].size, targets["vocab_size"], "counts", columns=(), **about))
     expected = sorted_by_id(targets["counts"], targets["ids"], draws)
     for array, truth in zip(sorted_by_id(decoded["counts"], decoded["ids"], decoded["draws"]), expected, strict=True):
