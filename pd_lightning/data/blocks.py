@@ -52,7 +52,8 @@ class TokenBlocks(LightningDataModule):
         min_teacher_step: Of a store recorded while the teacher trained, use only the blocks from this step of the
             teacher on.
         cache_dir: Where chunks of folders in object storage are kept.
-        cache_gb: What they may take there for each folder, in GB: those used least recently go first.
+        cache_gb: What they may take there for each folder, in GB: those used least recently go first. Those of the
+            last minute stay, and each process has up to 4 open, which take disk until it opens others.
 
     Raises:
         ValueError: A number is out of range.

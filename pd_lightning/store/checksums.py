@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pd_lightning.store.json_files import read_json
+
 CHECKSUMS_FILE = "checksums.json"
 
 
@@ -91,7 +93,7 @@ def read_checksums(folder: Path) -> dict[str, FileDigest]:
     """
     path = folder / CHECKSUMS_FILE
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))["files"]
+        body = read_json(path)["files"]
         files = {name: FileDigest(**value) for name, value in body.items()}
         if not all(type(digest.bytes) is int and isinstance(digest.sha256, str) for digest in files.values()):
             raise ValueError("a size or digest has the wrong type")

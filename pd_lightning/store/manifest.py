@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pd_lightning.store.json_files import read_json
 
 FORMAT = "pd-lightning"
 FORMAT_VERSION = 1
@@ -193,9 +194,9 @@ class Manifest:
 
 
 def _check_targets(manifest: Manifest) -> None:
-    for key in ("samples", "k"):
-        if key in (manifest.selection or {}):
-            _count(manifest.selection, key, 0)
+    selection = manifest.selection or {}
+    for key in selection.keys() & {"k", "samples"}:
+        _count(selection, key, 0)
     if manifest.kind == "blocks":
         _check(not manifest.teacher_steps, "teacher_steps must be false for blocks")
     elif manifest.sampled:
@@ -250,13 +251,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(_without_manifest(folder))
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} must be valid JSON, got: {error}. Write the folder again with the command that made it."
-        ) from error
-    return Manifest.from_json(data, str(path))
+    return Manifest.from_json(read_json(path), str(path))
 
 
 def _without_manifest(folder: Path) -> str:

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pd_lightning.store.checksums import (
     CHECKSUMS_FILE,
     FileDigest,
@@ -23,6 +25,7 @@ from pd_lightning.store.checksums import (
 )
 from pd_lightning.store.chunks import INDEX_FILE, blocks_in_chunk, chunk_name, num_chunks
 from pd_lightning.store.codec import check_codec
+from pd_lightning.store.json_files import read_json
 from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 # litdata numbers NumPy's types; those up to 10 are the integers and floats, 14 would be Python objects.
@@ -51,6 +54,10 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
     manifest = read_manifest(folder)
     check_codec(manifest, str(folder))
     checksums = read_checksums(folder)
+    number = sum(num_chunks(split.num_blocks, split.blocks_per_chunk) for split in manifest.splits.values())
+    # Before their names are listed, since a manifest can claim any number of chunks.
+    if number > len(checksums):
+        raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover the {number} chunks of {MANIFEST_FILE}"))
     counts = {
         f"{name}/{chunk_name(index)}": blocks_in_chunk(index, split)
         for name, split in manifest.splits.items()
@@ -67,7 +74,8 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
     for name in manifest.splits:
         _verify_index(folder, name, manifest, checksums)
     for name, count in counts.items() if chunks else ():
-        _verify_header(folder, name, count)
+        if problem := header_problem(folder / name, count):
+            raise ValueError(_damaged(folder, name, problem))
     return manifest
 
 
@@ -117,7 +125,7 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
     """Hold litdata's index of one split against what our writer produces."""
     path, split = f"{name}/{INDEX_FILE}", manifest.splits[name]
     try:
-        index = json.loads((folder / path).read_text(encoding="utf-8"))
+        index = read_json(folder / path)
         entries, config = index["chunks"], index["config"]
         problem = "has unknown fields" if index.keys() != {"chunks", "config", "updated_at"} else None
         expected = [
@@ -132,7 +140,7 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
         if entries != expected:
             problem = f"must list {len(expected)} chunks as the manifest and the checksums do, but differs"
         problem = problem or (_config_problem(config, manifest) if entries else None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"is malformed ({type(error).__name__}: {error})"
     if problem:
         raise ValueError(_damaged(folder, path, problem))
@@ -157,15 +165,21 @@ def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     return f"sets {others}, which this version does not write" if others else None
 
 
-def _verify_header(folder: Path, name: str, count: int) -> None:
-    """Check that a chunk's offsets point into it, one after another, up to its end."""
-    path = folder / name
+def header_problem(path: Path, count: int) -> str | None:
+    """What is wrong with a chunk's header, or None: its offsets point into it, one after another, up to its end.
+
+    litdata believes it, and reads other formats of chunks too: compressed ones, and tables behind the last item.
+
+    Args:
+        path: The chunk.
+        count: Blocks that it holds.
+    """
     header = chunk_header(path)
-    numbers = [int.from_bytes(header[start : start + 4], "little") for start in range(0, len(header), 4)]
-    size = path.stat().st_size
-    whole = len(numbers) == count + 2 and numbers[0] == count
-    if not whole or numbers[1] != len(header) or numbers[-1] != size or numbers[1:] != sorted(numbers[1:]):
-        raise ValueError(_damaged(folder, name, f"has a header that does not describe {count} blocks"))
+    numbers = np.frombuffer(header[: len(header) // 4 * 4], dtype="<u4")
+    whole = numbers.size == count + 2 and numbers[0] == count
+    ends = whole and numbers[1] == len(header) and numbers[-1] == path.stat().st_size
+    sound = ends and bool((numbers[2:] >= numbers[1:-1]).all())
+    return None if sound else f"has a header that does not describe {count} blocks"
 
 
 def remedy(folder: Path) -> str:

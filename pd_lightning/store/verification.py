@@ -37,7 +37,7 @@ def verify_folder(folder: str | Path, progress: Progress = iter) -> list[str]:
         # What can't be opened safely has no items to check.
         return problems or [str(error)]
     for split in manifest.splits:
-        problems += _verify_items(BlockReader(folder, split), progress)
+        problems += _verify_items(BlockReader(folder, split, manifest=manifest), progress)
     return problems
 
 

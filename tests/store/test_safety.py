@@ -6,6 +6,7 @@ import pytest
 
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.store.safety import verify_files, verify_layout
+from pd_lightning.store.verification import verify_folder
 
 
 def reseal(folder, name):
@@ -209,3 +210,24 @@ def test_an_unfinished_folder_is_refused(data_folder):
     for check in (verify_layout, verify_files):
         with pytest.raises(FileNotFoundError, match="must be finished"):
             check(path.parent)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "checksums.json", "train/index.json"])
+def test_json_that_is_nested_too_deeply_is_named(data_folder, name):
+    folder = data_folder()
+    (folder / name).write_text("[" * 200_000 + "]" * 200_000)
+    if name != "checksums.json":
+        reseal(folder, name)
+    with pytest.raises(ValueError, match=rf"{name} must be valid JSON, got: maximum recursion depth"):
+        verify_layout(folder)
+    assert name in verify_folder(folder)[0]
+
+
+def test_more_chunks_than_there_are_files_are_refused_at_once(data_folder):
+    folder = data_folder()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["val"] |= {"num_blocks": 10**11, "num_tokens": 8 * 10**11, "blocks_per_chunk": 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder, "manifest.json")
+    with pytest.raises(ValueError, match=r"checksums\.json does not cover the 100000000003 chunks of manifest\.json"):
+        verify_layout(folder)
