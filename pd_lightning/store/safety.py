@@ -30,7 +30,8 @@ from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 # litdata numbers NumPy's types; those up to 10 are the integers and floats, 14 would be Python objects.
 _NUMBERS = re.compile(r"no_header_numpy:(\d|10)")
-_ARRAYS = {"blocks": ["tokens"], "logits": ["tokens", "payload"]}
+_ARRAYS = ["tokens", "payload"]
+_UNSEALED = ["tokens"]  # of blocks, written before they had a checksum each
 _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
@@ -149,13 +150,13 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
 def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     """What in litdata's config of a split is not as our writer leaves it, or None."""
     formats = config["data_format"]
-    arrays = [*_ARRAYS[manifest.kind], *(["teacher_step"] if manifest.teacher_steps else [])]
+    arrays = [*_ARRAYS, *(["teacher_step"] if manifest.teacher_steps else [])]
+    known = [_spec(arrays), *([_spec(_UNSEALED)] if manifest.kind == "blocks" else [])]
     for data_format in formats:
         if not _NUMBERS.fullmatch(data_format):
             return f"has the data format {data_format!r}, but only arrays of numbers are safe to open"
     _, spec = json.loads(config["data_spec"])
-    plain = {"type": "builtins.dict", "context": json.dumps(arrays), "children_spec": [_LEAF] * len(arrays)}
-    if spec != plain or len(formats) != len(arrays):
+    if spec not in known or len(formats) != len(spec["children_spec"]):
         return f"has a data spec that is not a plain dict of {arrays}"
     if config["item_loader"] != "PyTreeLoader":
         return f"has the item loader {config['item_loader']!r}"
@@ -163,6 +164,10 @@ def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     allowed = ("data_format", "data_spec", "item_loader", "chunk_size", "chunk_bytes")
     others = sorted(key for key, value in config.items() if key not in allowed and value is not None)
     return f"sets {others}, which this version does not write" if others else None
+
+
+def _spec(arrays: list[str]) -> dict[str, Any]:
+    return {"type": "builtins.dict", "context": json.dumps(arrays), "children_spec": [_LEAF] * len(arrays)}
 
 
 def header_problem(path: Path, count: int) -> str | None:

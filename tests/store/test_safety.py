@@ -133,7 +133,7 @@ def test_a_data_spec_that_imports_a_module_is_refused(data_folder, no_litdata):
     leaf = {"type": None, "context": None, "children_spec": []}
     spec = {"type": "collections.defaultdict", "context": json.dumps(factory), "children_spec": [leaf]}
     forge_index(folder, lambda index: index["config"].update(data_spec=json.dumps([1, spec])))
-    with pytest.raises(ValueError, match=r"a data spec that is not a plain dict of \['tokens'\]"):
+    with pytest.raises(ValueError, match=r"a data spec that is not a plain dict of \['tokens', 'payload'\]"):
         BlockReader(folder, "train")[0]
 
 
