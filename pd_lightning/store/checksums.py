@@ -71,7 +71,8 @@ def inside(folder: Path, name: str) -> Path:
         ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link.
     """
     path, pure = folder / name, PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(folder.resolve()):
+    leads_out = pure.is_absolute() or ".." in pure.parts or "\0" in name
+    if leads_out or not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"files of {folder} must lie inside it, got {name!r}. The folder is not to be trusted: "
             "get it again from its source."

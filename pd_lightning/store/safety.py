@@ -25,9 +25,11 @@ from pd_lightning.store.checksums import (
 )
 from pd_lightning.store.chunks import INDEX_FILE, blocks_in_chunk, chunk_name, num_chunks
 from pd_lightning.store.codec import check_codec
+from pd_lightning.store.durable import TEMPORARY
 from pd_lightning.store.json_files import read_json
 from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 
+_TOKENIZER = "tokenizer/tokenizer.json"
 # litdata numbers NumPy's types; those up to 10 are the integers and floats, 14 would be Python objects.
 _NUMBERS = re.compile(r"no_header_numpy:(\d|10)")
 _ARRAYS = ["tokens", "payload"]
@@ -64,7 +66,7 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
         for name, split in manifest.splits.items()
         for index in range(num_chunks(split.num_blocks, split.blocks_per_chunk))
     }
-    required = {MANIFEST_FILE, *counts, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
+    required = {MANIFEST_FILE, _TOKENIZER, *counts, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
     if missing := sorted(required - checksums.keys()):
         raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover {missing[0]}"))
     for name, expected in checksums.items():
@@ -72,6 +74,10 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
             continue
         if problem := _problem(inside(folder, name), expected, whole=name not in counts):
             raise ValueError(_damaged(folder, name, problem))
+    # That of the file, which the manifest has too.
+    if (digest := f"sha256:{checksums[_TOKENIZER].sha256}") != manifest.tokenizer.digest:
+        problem = f"has the digest {digest} instead of the manifest's {manifest.tokenizer.digest}"
+        raise ValueError(_damaged(folder, _TOKENIZER, problem))
     for name in manifest.splits:
         _verify_index(folder, name, manifest, checksums)
     for name, count in counts.items() if chunks else ():
@@ -105,7 +111,15 @@ def verify_files(folder: str | Path) -> list[str]:
     for name, expected in checksums.items():
         if problem := _problem(inside(folder, name), expected, whole=True):
             found.append(f"{folder / name} {problem}")
-    return found
+    # Beside the manifest anyone may put a note; the other folders are read by what is in them.
+    folders = sorted({inside(folder, name).parent for name in checksums} - {folder})
+    unknown = [
+        path
+        for beside in folders
+        for path in sorted(beside.glob("*"))
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in checksums
+    ]
+    return found + [f"{path} is not in {CHECKSUMS_FILE}" for path in unknown if not path.name.startswith(TEMPORARY)]
 
 
 def _problem(path: Path, expected: FileDigest, *, whole: bool) -> str | None:

@@ -159,7 +159,7 @@ def test_bytes_after_the_last_block_are_refused(data_folder, no_litdata):
         BlockReader(folder, "train")[0]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname"])
+@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname", "a\0b"])
 def test_checksums_that_name_files_elsewhere_are_refused(data_folder, name):
     folder = data_folder()
     path = folder / "checksums.json"
@@ -231,3 +231,24 @@ def test_more_chunks_than_there_are_files_are_refused_at_once(data_folder):
     reseal(folder, "manifest.json")
     with pytest.raises(ValueError, match=r"checksums\.json does not cover the 100000000003 chunks of manifest\.json"):
         verify_layout(folder)
+
+
+def test_another_tokenizer_than_the_manifests_is_refused(data_folder):
+    folder = data_folder()
+    (folder / "tokenizer" / "tokenizer.json").write_text('{"other": 1}')
+    reseal(folder, "tokenizer/tokenizer.json")
+    with pytest.raises(ValueError, match=r"tokenizer\.json has the digest sha256:ba15.* instead of the manifest's"):
+        verify_layout(folder)
+    checksums = json.loads((folder / "checksums.json").read_text())
+    del checksums["files"]["tokenizer/tokenizer.json"]
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+    with pytest.raises(ValueError, match=r"checksums\.json does not cover tokenizer/tokenizer\.json"):
+        verify_layout(folder)
+
+
+def test_files_that_the_checksums_do_not_know_are_found(data_folder):
+    folder = data_folder()
+    (folder / "tokenizer" / "more.py").write_text("")
+    for name in ("README.md", "train/.tmp-of-a-killed-process"):
+        (folder / name).write_text("")
+    assert verify_files(folder) == [f"{folder}/tokenizer/more.py is not in checksums.json"]

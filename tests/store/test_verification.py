@@ -94,4 +94,4 @@ def test_a_folder_that_is_not_safe_is_not_opened(data_folder):
     del body["files"]["train/index.json"]
     path.write_text(json.dumps(body))
     (problem,) = verify_folder(folder)
-    assert "does not cover train/index.json" in problem
+    assert "train/index.json is not in checksums.json" in problem
