@@ -195,6 +195,8 @@ class TokenBlocks(LightningDataModule):
     @property
     def _unchanging(self) -> dict[str, Any]:
         return {
+            "tokenizer": self.manifest.tokenizer.digest,
+            "block_size": self.manifest.block_size,
             "document_attention": self.manifest.document_attention,
             "min_teacher_step": self.min_teacher_step,
         }

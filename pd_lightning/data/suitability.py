@@ -35,12 +35,19 @@ def check_validation(manifest: Manifest, folder: Path, training: Manifest, path:
         path: `data.path`.
 
     Raises:
-        ValueError: They have other tokenizers, other widths of targets, or other attention.
+        ValueError: They have other tokenizers, other kinds or widths of targets, or other attention.
     """
     if manifest.tokenizer.digest != training.tokenizer.digest:
         raise ValueError(
             f"data.val_path must hold blocks of the tokenizer of data.path, got {folder} and {path} with "
             "different ones. Tokenize it with --tokenizer set to the tokenizer folder of data.path."
+        )
+    if manifest.kind == training.kind and manifest.sampled != training.sampled:
+        kinds = {True: "ids drawn at random", False: "the most probable ids"}
+        raise ValueError(
+            f"data.val_path must hold targets of the kind of those of data.path, got {folder} with "
+            f"{kinds[manifest.sampled]} and {path} with {kinds[training.sampled]}. Set data.val_path to the token "
+            "blocks that it was recorded from, or to another store."
         )
     if manifest.kind == training.kind and manifest.vocab_size != training.vocab_size:
         raise ValueError(

@@ -6,6 +6,9 @@ from pathlib import Path
 from pd_lightning.data import bpe
 from pd_lightning.store.manifest import TokenizerInfo, tokenizer_digest
 
+# Of a tokenizer's files: a model's folder may have weights beside it, and code.
+_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
+
 
 def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
     """Put a copy of a tokenizer into a store.
@@ -23,7 +26,10 @@ def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
     """
     if not folder.exists():
         if (Path(name) / "tokenizer.json").is_file():
-            shutil.copytree(name, folder)
+            folder.mkdir(parents=True)
+            for path in Path(name).iterdir():
+                if path.suffix in _SUFFIXES:
+                    shutil.copy(path, folder)
         else:
             bpe.fetch(name, folder)
     return describe_tokenizer(folder)

@@ -86,6 +86,16 @@ def test_validation_on_targets_over_another_vocabulary(make_folder):
     TokenBlocks(str(blocks), val_path=str(other)).setup("fit")  # whose targets nobody asks for
 
 
+def test_validation_on_targets_of_another_kind(make_folder):
+    path, other = make_folder(kind="logits", train=4), make_folder("other", kind="logits", samples=3, val=5)
+    message = r"must hold targets of the kind .*other with ids drawn at random and .* most probable ids\."
+    with pytest.raises(ValueError, match=message):
+        TokenBlocks(str(path), val_path=str(other)).setup("fit")
+    counted = make_folder("counted", kind="logits", samples=3, values="counts", train=4)
+    TokenBlocks(str(counted), val_path=str(other)).setup("fit")
+    TokenBlocks(str(path), val_path=str(make_folder("plain", val=5))).setup("fit")
+
+
 @pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "val": 0}])
 def test_an_empty_validation_split_names_the_ways_out(make_folder, splits):
     path = make_folder(**splits)
