@@ -7,6 +7,9 @@ from pd_lightning.data import bpe
 from pd_lightning.store.durable import publish, temporary_beside
 from pd_lightning.store.manifest import TokenizerInfo, tokenizer_digest
 
+# Of a tokenizer's files: a model's folder may have weights beside it, and code.
+_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
+
 
 def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
     """Put a copy of a tokenizer into a store.
@@ -26,7 +29,10 @@ def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
         temporary = temporary_beside(folder)
         try:
             if (Path(name) / "tokenizer.json").is_file():
-                shutil.copytree(name, temporary)
+                temporary.mkdir(parents=True)
+                for path in Path(name).iterdir():
+                    if path.suffix in _SUFFIXES:
+                        shutil.copy(path, temporary)
             else:
                 bpe.fetch(name, temporary)
             publish(temporary, folder)
