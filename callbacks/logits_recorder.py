@@ -137,8 +137,9 @@ class LogitsRecorder(pl.Callback):
         assert self._tokenizer is not None
         own = _manifest(trainer)
         plain = own is not None and LABELLED not in own.columns
+        labelled = not plain and not {"labels", "attention_mask"}.isdisjoint(batch)
         for block in taken.blocks(self._tokenizer.eos_token_id, plain):
-            self._check_shape(len(block.item["tokens"]) - 1, taken.vocab_size, not plain and "labels" in batch)
+            self._check_shape(len(block.item["tokens"]) - 1, taken.vocab_size, labelled)
             self._store.add(block)
 
     def on_save_checkpoint(

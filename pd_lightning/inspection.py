@@ -42,10 +42,13 @@ def inspect(
 
     Raises:
         FileNotFoundError: No such folder, or an unfinished one.
-        ValueError: Without `verify`: the folder is damaged, of a newer version, or not to be trusted.
+        ValueError: The path is an address in object storage; without `verify` also: the folder is damaged, of a newer
+            version, or not to be trusted.
     """
     if teacher is not None and not recompute:
         raise ValueError(f"teacher must come with recompute, got {teacher} alone. Set recompute to 8, say.")
+    if "://" in path:
+        raise ValueError(f"path must be a folder on this machine, got {path}. Copy the folder here first.")
     problems = _verify(path, quiet=json) if verify else []
     report: dict[str, Any] = {"path": path}
     try:

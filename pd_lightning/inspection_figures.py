@@ -24,7 +24,7 @@ def describe_split(folder: str | Path, name: str, manifest: Manifest) -> dict[st
     Args:
         folder: The data folder.
         name: Name of the split.
-        manifest: The folder's manifest.
+        manifest: What `verify_layout` gave of the folder.
     """
     split = manifest.splits[name]
     chunks = list((Path(folder) / name).glob("chunk-*.bin"))
@@ -37,7 +37,7 @@ def describe_split(folder: str | Path, name: str, manifest: Manifest) -> dict[st
         "bytes_per_token": size / split.num_tokens if split.num_tokens else None,
     }
     if manifest.kind == "logits" and split.num_blocks:
-        figures |= _describe_targets(BlockReader(folder, name))
+        figures |= _describe_targets(BlockReader(folder, name, manifest=manifest))
     return figures
 
 

@@ -39,7 +39,8 @@ def recompute(folder: str | Path, num_blocks: int, teacher: str | None = None, s
     """
     manifest = verify_layout(folder)
     model = _load(manifest, str(folder), teacher)
-    readers = {name: BlockReader(folder, name) for name, split in manifest.splits.items() if split.num_blocks}
+    used = [name for name, split in manifest.splits.items() if split.num_blocks]
+    readers = {name: BlockReader(folder, name, manifest=manifest) for name in used}
     places = [(name, block) for name, reader in readers.items() for block in range(len(reader))]
     chosen = np.random.default_rng(seed).permutation(len(places))[:num_blocks]
     worst: dict[str, dict[str, Any]] = {}

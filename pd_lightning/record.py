@@ -123,11 +123,8 @@ class Recorder(pl.LightningModule):
                 device_mesh=getattr(self.trainer.strategy, "device_mesh", None),
             )
         )
-        if self._vocab_size < blocks.vocab_size:
-            raise ValueError(
-                f"The teacher's vocabulary must hold every id of the data, got {self._vocab_size} for "
-                f"{blocks.vocab_size} ids. Set model.teacher to a teacher trained with the data's tokenizer."
-            )
+        if self.teacher.vocab_size is not None:
+            self._check_vocabulary(self.teacher.vocab_size)
 
     def predict_dataloader(self) -> RankBatches:
         """Give this rank's batches of the chunks that are missing, split by split."""
@@ -141,9 +138,11 @@ class Recorder(pl.LightningModule):
     def predict_step(self, batch: RecordingBatch, batch_idx: int) -> None:
         """Record a batch."""
         assert self._writer is not None
+        assert self._plan is not None
         selected = self._encoder.select(batch)
         if batch.start is not None:
-            self._writer.add(batch.split, batch.start, partial(self._encoder.encode, selected))
+            encode = partial(self._encoder.encode, selected, self._plan.vocab_size)
+            self._writer.add(batch.split, batch.start, encode)
 
     def on_predict_epoch_end(self) -> None:
         """Wait for what is being written."""
@@ -168,7 +167,7 @@ class Recorder(pl.LightningModule):
         return Manifest(
             kind="logits",
             block_size=blocks.block_size,
-            vocab_size=self._vocab_size,
+            vocab_size=self._plan.vocab_size,
             tokenizer=blocks.tokenizer,
             splits=self._splits(),
             document_attention=blocks.document_attention,
@@ -187,12 +186,15 @@ class Recorder(pl.LightningModule):
         return self._data
 
     @property
-    def _vocab_size(self) -> int:
-        return self.teacher.vocab_size or self._blocks.vocab_size
-
-    @property
     def _encoder(self) -> TargetEncoder:
-        return TargetEncoder(self.teacher, self.form, self._vocab_size)
+        return TargetEncoder(self.teacher, self.form)
+
+    def _check_vocabulary(self, vocab_size: int) -> None:
+        if vocab_size < self._blocks.vocab_size:
+            raise ValueError(
+                f"The teacher's vocabulary must hold every id of the data, got {vocab_size} for "
+                f"{self._blocks.vocab_size} ids. Set model.teacher to a teacher trained with the data's tokenizer."
+            )
 
     def _splits(self) -> dict[str, SplitInfo]:
         """The splits of the store, whose lengths are known now."""
@@ -221,8 +223,8 @@ class Recorder(pl.LightningModule):
         plan = self._on_rank_zero(lambda: self.output.earlier_plan(self._settings()))
         if plan is None:
             # On all ranks, as a sharded teacher computes on all or none.
-            bytes_per_block = self._pilot()
-            plan = self._on_rank_zero(partial(self._new_plan, bytes_per_block))
+            found = self._pilot()
+            plan = self._on_rank_zero(partial(self._new_plan, *found))
         return plan
 
     def _settings(self) -> dict[str, Any]:
@@ -237,11 +239,11 @@ class Recorder(pl.LightningModule):
             "num_blocks": blocks.num_blocks,
         }
 
-    def _new_plan(self, bytes_per_block: float) -> RecordingPlan:
+    def _new_plan(self, bytes_per_block: float, vocab_size: int) -> RecordingPlan:
         blocks = self._blocks
         batch_size = math.lcm(*blocks.batch_sizes.values())
         wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
-        plan = RecordingPlan(self._settings(), -(-wanted // batch_size) * batch_size, bytes_per_block)
+        plan = RecordingPlan(self._settings(), -(-wanted // batch_size) * batch_size, bytes_per_block, vocab_size)
         counts = [count for count in blocks.num_blocks.values() if count is not None]
         num_blocks = plan.blocks_per_chunk if self.output.is_remote else sum(counts)
         check_space(self.output.folder, num_blocks * bytes_per_block)
@@ -253,11 +255,14 @@ class Recorder(pl.LightningModule):
         self.output.save_plan(plan)
         return plan
 
-    def _pilot(self) -> float:
-        """Record one batch to see how large a block will be, in bytes."""
+    def _pilot(self) -> tuple[float, int]:
+        """Record one batch to see how large a block will be, in bytes, and how many logits there are."""
         device = self.trainer.strategy.root_device
         tensors = {name: tensor.to(device) for name, tensor in self._blocks.first().items()}
+        batch = RecordingBatch("", None, tensors)
         with torch.no_grad():
-            selected = self._encoder.select(RecordingBatch("", None, tensors))
-        sizes = [encoded.figures["bytes"] for encoded in self._encoder.encode(selected)]
-        return sum(sizes) / len(sizes)
+            vocab_size = self._encoder.width(batch)
+            self._check_vocabulary(vocab_size)
+            selected = self._encoder.select(batch)
+        sizes = [encoded.figures["bytes"] for encoded in self._encoder.encode(selected, vocab_size)]
+        return sum(sizes) / len(sizes), vocab_size

@@ -8,33 +8,38 @@ from torch import Tensor
 
 from pd_lightning.data.batch import IGNORE_INDEX, LABELLED
 
+# What others call the documents that a row is packed of.
+_DOCUMENTS = ("segment_ids", "sequence_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q")
+
 
 def as_blocks(batch: Any, vocab_size: int, filler: int) -> dict[str, Tensor]:
     """Check a batch and give every position a label.
 
     Args:
         batch: A mapping with `input_ids`, int64 `[B, T]`, and maybe `labels`, int64 `[B, T]`: the next token of each
-            position, or -100 where the student shall not train on it.
+            position, or -100 where the student shall not train on it. Without labels, maybe an `attention_mask`,
+            `[B, T]`, that is 0 at padding, on which it does not train either.
         vocab_size: V; all ids must be below.
         filler: Id to store as the label of a last position that has none.
 
     Returns:
         `input_ids` and `labels`, int64 `[B, T]`, every label a token, and `labelled`, bool `[B, T]`, where there were
-        labels; without them `[B, T-1]`, the last token being a label only.
+        labels; without them `[B, T-1]`, the last token being a label only, and `labelled` where there was a mask.
 
     Raises:
         ValueError: If there are no token ids, the labels are not the next tokens, or documents or padding come in a
             form that recording would disregard.
     """
     input_ids = _matrix(batch, "input_ids")
-    _check_context(batch, input_ids)
+    mask = _check_context(batch, input_ids)
     if int(input_ids.min()) < 0 or int(input_ids.max()) >= vocab_size:
         raise ValueError(
             f"input_ids must lie in [0, {vocab_size}), got [{int(input_ids.min())}, {int(input_ids.max())}]. Set "
             "model.tokenizer to the tokenizer that made them."
         )
     if "labels" not in batch:
-        return {"input_ids": input_ids[:, :-1], "labels": input_ids[:, 1:].contiguous()}
+        blocks = {"input_ids": input_ids[:, :-1], "labels": input_ids[:, 1:].contiguous()}
+        return blocks if mask is None else {**blocks, LABELLED: mask[:, 1:].bool().cpu()}
     labels = _matrix(batch, "labels")
     labelled = labels != IGNORE_INDEX
     following = torch.cat([input_ids[:, 1:], torch.where(labelled, labels, filler)[:, -1:]], dim=1)
@@ -63,20 +68,30 @@ def _contents(batch: Any) -> str:
     return f"a dictionary of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
 
 
-def _check_context(batch: Any, input_ids: Tensor) -> None:
-    """Refuse what would make the teacher see another context than the data mean."""
-    mask = batch.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == input_ids.shape and bool((mask[:, 1:] > mask[:, :-1]).any()):
+def _check_context(batch: Any, input_ids: Tensor) -> Tensor | None:
+    """Refuse what would make the teacher see another context than the data mean; give the mask, where there is one."""
+    mask: Tensor | None = batch.get("attention_mask")
+    if mask is not None and mask.shape != input_ids.shape:
+        raise ValueError(_as_a_whole(f"an attention_mask {list(mask.shape)}"))
+    if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
         raise ValueError(
             "Padding must be on the right of a block, where no token sees it, got an attention_mask with padding "
             "before tokens. Set padding_side to right in the data."
         )
+    for name in _DOCUMENTS:
+        if name in batch:
+            raise ValueError(_as_a_whole(name))
     positions = batch.get("position_ids")
     if isinstance(positions, Tensor) and bool((positions.cpu() != torch.arange(input_ids.shape[1])).any()):
-        raise ValueError(
-            "A batch to record must be attended to as a whole, got position_ids that begin anew. Run `pd-lightning "
-            "tokenize` with --document_attention isolated, which keeps documents apart when the store is read too."
-        )
+        raise ValueError(_as_a_whole("position_ids that begin anew"))
+    return mask
+
+
+def _as_a_whole(found: str) -> str:
+    return (
+        f"A batch to record must be attended to as a whole, got {found}. Run `pd-lightning tokenize` with "
+        "--document_attention isolated, which keeps documents apart when the store is read too."
+    )
 
 
 def _not_shifted(input_ids: Tensor, labels: Tensor) -> str:

@@ -16,7 +16,6 @@ from pd_lightning.data import TokenBlocks
 from pd_lightning.data.batch import BlockDataset, collate
 from pd_lightning.store.chunks import num_chunks
 from pd_lightning.store.manifest import MANIFEST_FILE, TokenizerInfo
-from pd_lightning.store.reader import BlockReader
 
 
 class RecordingBatch(NamedTuple):
@@ -132,10 +131,17 @@ class FolderData(RecordingData):
         splits: Names of the splits to record; a validation split that does not exist is left out.
 
     Raises:
-        ValueError: If the folder is a logit store, or lacks a split.
+        ValueError: If the folder is a logit store, or lacks a split, or other folders are named.
     """
 
     def __init__(self, data: TokenBlocks, splits: tuple[str, ...]) -> None:
+        given = {"mix": data.mix, "min_teacher_step": data.min_teacher_step, "val_path": data.val_path != data.path}
+        unread = [name for name, value in given.items() if value]
+        if unread:
+            raise ValueError(
+                f"record must have blocks of one folder, data.path, got data.{unread[0]}. Leave out data.{unread[0]}; "
+                "record each folder into a store of its own, and name the others when a student reads them."
+            )
         if data.kind != "blocks":
             raise ValueError(
                 "record must have token blocks to run the teacher over, got a logit store. Set data to "
@@ -188,7 +194,7 @@ class FolderData(RecordingData):
         yield from zip((blocks.start for blocks in ranges), loader, strict=True)
 
     def _dataset(self, split: str) -> BlockDataset:
-        return BlockDataset(BlockReader(self._data.path, split))
+        return BlockDataset(self._data.reader(split))
 
 
 class RankBatches:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pd_lightning.recording_plan import PLAN_FILE, RecordingPlan, earlier_plan
 from pd_lightning.recording_targets import Encoded
-from pd_lightning.spool import Spool
+from pd_lightning.spool import Spool, check_moved
 from pd_lightning.store.chunks import (
     chunk_name,
     chunk_statistics,
@@ -48,10 +48,18 @@ class RecordingOutput:
         return (self.folder / MANIFEST_FILE).exists() or (self._spool is not None and self._spool.complete)
 
     def earlier_plan(self, settings: dict[str, Any]) -> RecordingPlan | None:
-        """Find the plan of an earlier start, see `recording_plan.earlier_plan`."""
-        if self._spool is not None:
-            self._spool.fetch()
-        return earlier_plan(self.folder, settings)
+        """Find the plan of an earlier start, see `recording_plan.earlier_plan`.
+
+        Raises:
+            ValueError: If chunks of the folder moved to another address than `upload_to`.
+        """
+        if self._spool is None:
+            check_moved(self.folder, (), None)
+            return earlier_plan(self.folder, settings)
+        self._spool.fetch()
+        plan = earlier_plan(self.folder, settings)
+        self._spool.catch_up()
+        return plan
 
     def save_plan(self, plan: RecordingPlan) -> None:
         """Write the plan, before anything else."""

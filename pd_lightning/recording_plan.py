@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.store.durable import write_durably
+from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
 
 PLAN_FILE = "recording.json"
@@ -21,11 +21,13 @@ class RecordingPlan:
         blocks_per_chunk: Blocks of a chunk file, a multiple of the batch size: a resumed run then computes the same
             batches, and so the same bits.
         bytes_per_block: Size of a stored block in the pilot.
+        vocab_size: Width of the teacher's logits, V.
     """
 
     settings: dict[str, Any]
     blocks_per_chunk: int
     bytes_per_block: float
+    vocab_size: int
 
     def save(self, folder: Path) -> None:
         """Write the plan into the folder of the store."""
@@ -56,7 +58,8 @@ def earlier_plan(folder: Path, settings: dict[str, Any]) -> RecordingPlan | None
             f"model.output_dir must be a new folder or one of `pd-lightning record`, got {folder}, which holds "
             f"{read_manifest(folder).kind}. Set another model.output_dir."
         )
-    if folder.exists() and any(folder.iterdir()):
+    # What a killed process left half-written is nobody's.
+    if folder.exists() and any(not path.name.startswith(TEMPORARY) for path in folder.iterdir()):
         raise ValueError(
             f"model.output_dir must be a new folder or one of `pd-lightning record`, got {folder}, which holds other "
             "files. Set another model.output_dir."

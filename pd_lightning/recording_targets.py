@@ -53,13 +53,20 @@ class TargetEncoder:
     Args:
         teacher: The teacher, set up.
         form: What is kept at each position, and how.
-        vocab_size: Width of the teacher's logits, V.
     """
 
-    def __init__(self, teacher: Teacher, form: StoreFormat, vocab_size: int) -> None:
+    def __init__(self, teacher: Teacher, form: StoreFormat) -> None:
         self.teacher = teacher
         self.form = form
-        self.vocab_size = vocab_size
+
+    def width(self, batch: RecordingBatch) -> int:
+        """Run the teacher to see how many logits it gives, V: not every model tells.
+
+        Raises:
+            ValueError: If the teacher does not compute logits.
+        """
+        targets = self._run(batch)
+        return targets.head(targets.hidden[:1]).shape[-1]
 
     def select(self, batch: RecordingBatch) -> Selected:
         """Run the teacher and keep what the selection keeps.
@@ -68,12 +75,7 @@ class TargetEncoder:
             ValueError: If the teacher does not compute logits.
         """
         tensors = batch.tensors
-        targets = self.teacher(tensors)
-        if not isinstance(targets, HiddenTargets):
-            raise ValueError(
-                f"record must have a teacher that computes its logits, got {type(self.teacher).__name__}. Set "
-                "model.teacher to pd_lightning.teachers.FrozenTeacher."
-            )
+        targets = self._run(batch)
         labels = tensors["labels"]
         places = [(batch.split, (batch.start or 0) + row) for row in range(len(labels))]
         selected, counts = self.form.selection.select(targets.hidden, targets.head, labels.flatten(), places)
@@ -91,8 +93,12 @@ class TargetEncoder:
             columns={name: _numpy(values) for name, values in columns.items()},
         )
 
-    def encode(self, selected: Selected) -> list[Encoded]:
+    def encode(self, selected: Selected, vocab_size: int) -> list[Encoded]:
         """Encode each block of a batch.
+
+        Args:
+            selected: What is kept of it.
+            vocab_size: Width of the teacher's logits, V.
 
         Raises:
             ValueError: If a figure is not a number.
@@ -105,9 +111,18 @@ class TargetEncoder:
             columns = {name: values[rows] for name, values in selected.columns.items()}
             kept = slice(start, end)
             arrays = (selected.blocks[row], selected.counts[rows], selected.ids[kept], selected.logprobs[kept])
-            encoded.append(Encoded(*self.form.encode(*arrays, columns, vocab_size=self.vocab_size)))
+            encoded.append(Encoded(*self.form.encode(*arrays, columns, vocab_size=vocab_size)))
         assert len(encoded) == B
         return encoded
+
+    def _run(self, batch: RecordingBatch) -> HiddenTargets:
+        targets = self.teacher(batch.tensors)
+        if not isinstance(targets, HiddenTargets):
+            raise ValueError(
+                f"record must have a teacher that computes its logits, got {type(self.teacher).__name__}. Set "
+                "model.teacher to pd_lightning.teachers.FrozenTeacher."
+            )
+        return targets
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -95,17 +95,31 @@ def statistics_of(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels: The next token of each position, int64 `[n]`.
 
     Returns:
-        Figures in nats, float32 `[n]`, by name.
+        Figures in nats, float32 `[n]`, by name; `mean` and `std` are those of the possible ids, whose logits are not
+        -inf.
     """
     log_z = logits.logsumexp(dim=-1)
-    mean = logits.mean(dim=-1)
+    mean, std = _moments(logits)
     return {
         "log_z": log_z,
         "mean": mean - log_z,
-        "std": (logits - mean.unsqueeze(-1)).square_().mean(dim=-1).sqrt(),
+        "std": std,
         "entropy": log_z - _expected(logits, log_z),
         "label_logprob": logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - log_z,
     }
+
+
+def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the logits that are not -inf, as some models have them at padding ids."""
+    mean = logits.mean(dim=-1)
+    # One wait for the device costs less than a mask of all logits, which hardly any model needs.
+    if not mean.isneginf().any():
+        return mean, (logits - mean.unsqueeze(-1)).square_().mean(dim=-1).sqrt()
+    impossible = logits.isneginf()
+    count = logits.shape[-1] - impossible.sum(dim=-1)
+    mean = logits.masked_fill(impossible, 0.0).sum(dim=-1) / count
+    squares = (logits - mean.unsqueeze(-1)).masked_fill_(impossible, 0.0).square_()
+    return mean, (squares.sum(dim=-1) / count).sqrt()
 
 
 def _expected(logits: Tensor, log_z: Tensor) -> Tensor:

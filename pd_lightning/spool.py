@@ -1,12 +1,13 @@
 """A store in object storage: chunks are written to a local folder, uploaded, read back, and emptied.
 
-Emptied chunk files mark what is done, so that the local folder otherwise is what it is without an upload. A chunk's
-record follows its chunk: where there is a record, the chunk is there and whole. The plan goes first, the manifest last.
+Emptied chunk files mark what has moved, so that the local folder otherwise is what it is without an upload. A chunk's
+record follows its chunk: where both are there, the chunk is whole. The plan goes first, the manifest last.
 """
 
 import contextlib
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +18,7 @@ from pd_lightning.store.checksums import FileDigest, digest_file
 from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE
 
+_CHUNKS = "*/chunk-*.bin"
 _PIECE = 8 * 2**20
 
 
@@ -42,21 +44,30 @@ class Spool:
         return exists
 
     def fetch(self) -> None:
-        """Learn what is uploaded already, and upload what an earlier start left behind. On one process.
+        """Learn what is uploaded already. On one process.
 
         Raises:
-            ValueError: If the address holds something else than the recording of the local folder.
+            ValueError: If the address holds something else than the recording of the local folder, or lacks chunks that
+                moved there from it.
         """
-        there = self._listed()
+        there = set(self._listed())
         self._check(there)
-        records = [name for name in there if _is_record(name)]
+        records = [name for name in there if _is_record(name) and str(_chunk_of(name)) in there]
         wanted = [name for name in (PLAN_FILE, *records) if name in there and not (self.folder / name).exists()]
         for name in wanted:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_durably(self.folder / name, self._files.cat_file(self._there(name)))
+        if MANIFEST_FILE not in there:
+            check_moved(self.folder, {self.folder / _chunk_of(name) for name in records}, self.address)
         for name in records:
             _empty(self.folder / _chunk_of(name))
-        for chunk in sorted(self.folder.glob("*/chunk-*.bin")):
+
+    def catch_up(self) -> None:
+        """Upload what an earlier start left behind. On one process, after `fetch`."""
+        plan = self.folder / PLAN_FILE
+        if plan.exists() and not self._files.exists(self._there(PLAN_FILE)):
+            self.send(plan)
+        for chunk in sorted(self.folder.glob(_CHUNKS)):
             if chunk.stat().st_size:
                 self.send_chunk(chunk)
 
@@ -67,8 +78,10 @@ class Spool:
             OSError: If something else arrived than was sent.
         """
         self.send(chunk)
-        self.send(chunk.with_suffix(".json"))
-        _empty(chunk)
+        record = chunk.with_suffix(".json")
+        if record.exists():  # a store that was finished here has none: its chunks stay until all of it has moved
+            self.send(record)
+            _empty(chunk)
 
     def send(self, path: Path) -> None:
         """Upload a file and read it back.
@@ -102,7 +115,7 @@ class Spool:
             if _is_record(name):
                 self._files.rm_file(self._there(name))
 
-    def _check(self, there: list[str]) -> None:
+    def _check(self, there: set[str]) -> None:
         """Refuse to mix two recordings."""
         plan = self.folder / PLAN_FILE
         if there and PLAN_FILE not in there:
@@ -132,6 +145,27 @@ class Spool:
 
     def _there(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+
+def check_moved(folder: Path, found: Collection[Path], upload_to: str | None) -> None:
+    """Refuse to go on without chunks that moved elsewhere.
+
+    Args:
+        folder: The local folder.
+        found: The emptied chunk files whose chunks are where they moved to.
+        upload_to: The address, or None where there is none.
+
+    Raises:
+        ValueError: If others are emptied.
+    """
+    chunks = folder.glob(_CHUNKS)
+    lost = sorted(chunk for chunk in chunks if chunk not in found and chunk.stat().st_size == 0)
+    if lost:
+        raise ValueError(
+            f"model.upload_to must be the address that chunks of model.output_dir moved to, got {upload_to}, which "
+            f"lacks {len(lost)} of {folder}, {lost[0].relative_to(folder)} first. Set model.upload_to as it was, or "
+            "another model.output_dir to record them again."
+        )
 
 
 def _is_record(name: str) -> bool:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from pd_lightning.data import TextFiles, TokenBlocks
+from pd_lightning.data.mix import MixedIn
 from pd_lightning.data.tokenize import tokenize
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
 from pd_lightning.module import DistillationModule
@@ -166,6 +168,68 @@ def test_a_teacher_with_a_padded_vocabulary_is_recorded_with_it(blocks: Path, ti
         record(FrozenTeacher(small), blocks, tmp_path / "other")
 
 
+class Plain(nn.Module):
+    """A model that does not tell the width of its logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding, self.head = nn.Embedding(300, 4), nn.Linear(4, width)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(3 * self.embedding(input_ids))
+
+
+@pytest.mark.parametrize(("width", "values"), [(320, "half"), (150_000, "exact"), (150_000, "compact")])
+def test_logits_of_any_width_are_recorded(blocks: Path, tmp_path: Path, width: int, values: Any) -> None:
+    """Ids above 131,071 need more than 17 bits; where a module does not tell its width, its logits do."""
+    model = Plain(width)
+    data = TokenBlocks(str(blocks), batch_size=1, max_train_blocks=2)
+    everywhere = {"selection": Selection(p=1.0, k=20), "splits": ("train",), "values": values}
+    record(FrozenTeacher(model), blocks, tmp_path / "store", data=data, **everywhere)
+    manifest = read_manifest(tmp_path / "store")
+    assert manifest.vocab_size == width
+    assert verify_folder(tmp_path / "store") == []
+    item = BlockReader(tmp_path / "store", "train")[1]
+    logprobs, ids = model(torch.from_numpy(item["block"][:-1])).detach().log_softmax(-1).topk(20)
+    assert item["ids"].max() >= width * 0.95
+    assert np.array_equal(np.sort(item["ids"].reshape(-1, 20)), ids.sort(-1).values)
+    stored = np.sort(item["logprobs"].reshape(-1, 20))[:, ::-1]
+    np.testing.assert_allclose(stored, logprobs, atol=manifest.statistics["max_logprob_error"] + 1e-5)
+
+
+class Masked(Plain):
+    """One whose ids above those of the tokenizer are impossible."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(input_ids)
+        return logits.masked_fill(torch.arange(logits.shape[-1]) >= 300, -torch.inf)
+
+
+@pytest.mark.parametrize("values", ["exact", "compact"])
+def test_figures_are_those_of_the_possible_ids(blocks: Path, tmp_path: Path, values: Any) -> None:
+    model = Masked(320)
+    record(FrozenTeacher(model), blocks, tmp_path / "store", selection=Selection(p=1.0, k=320), values=values)
+    item = BlockReader(tmp_path / "store", "train")[9]
+    logits = model(torch.from_numpy(item["block"][:-1])).detach().double()[:, :300]
+    assert item["counts"].tolist() == [300] * 16
+    assert item["ids"].max() == 299
+    expected = {
+        "mean": logits.mean(-1) - logits.logsumexp(-1),
+        "std": logits.std(-1, correction=0),
+        "entropy": torch.distributions.Categorical(logits=logits).entropy(),
+    }
+    tolerance = 2e-5 if values == "exact" else 2e-3
+    for name, figures in expected.items():
+        np.testing.assert_allclose(item[name], figures, rtol=tolerance, err_msg=name)
+
+
+def test_a_module_with_too_few_logits_is_refused(blocks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold every id of the data, got 299 for 300 ids\. Set model\.teacher"):
+        record(FrozenTeacher(Plain(299)), blocks, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
 def test_the_store_holds_the_blocks_own_tokens(truncated_store: Path, blocks: Path) -> None:
     for split in ("train", "val"):
         stored, plain = BlockReader(truncated_store, split), BlockReader(blocks, split)
@@ -199,10 +263,35 @@ def test_a_second_start_writes_what_is_missing_and_no_more(
     assert len(written) == 3, "a third start has nothing to do"
 
 
-SHARDED = {
-    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
-    "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
-}
+def test_killed_before_it_is_finished_it_is_finished_and_no_more(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pd_lightning.store.chunks as module
+
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    write = module.write_durably
+    for name in ("index.json", "checksums.json", "manifest.json"):
+
+        def dies(path: Path, content: bytes, name: str = name) -> None:
+            if path.name == name:
+                raise KeyError("killed")
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_durably", dies)
+            with pytest.raises(KeyError, match="killed"):
+                record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+        monkeypatch.setattr(Recorder, "predict_step", lambda *_: pytest.fail("all is computed"))
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    assert same_files(tmp_path / "store", tmp_path / "whole")
+
+
+def sharded(data_parallel_size: int, tensor_parallel_size: int) -> dict[str, Any]:
+    sizes = {"data_parallel_size": data_parallel_size, "tensor_parallel_size": tensor_parallel_size}
+    return {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy", "init_args": sizes}
+
+
+SHARDED = sharded(2, 1)
 
 
 def start(folder: Path, store: Path, settings: dict[str, Any], **trainer: Any) -> subprocess.Popen:
@@ -238,13 +327,37 @@ def same_files(one: Path, other: Path) -> bool:
     return different == []
 
 
-def test_two_ranks_record_what_one_does(settings: dict[str, Any], tmp_path: Path) -> None:
+WEIGHED = """
+import os, pd_lightning.teachers as teachers
+from torch.distributed.tensor import DTensor
+
+class FrozenTeacher(teachers.FrozenTeacher):
+    def __call__(self, batch):
+        weights = [weight for name, weight in self.model.named_parameters() if ".layers." in name]
+        here = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights)
+        with open("weighed", "a") as file:
+            file.write(f"{here / sum(weight.numel() for weight in weights)}\\n")
+        return super().__call__(batch)
+"""
+
+
+def test_two_ranks_record_what_one_does(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three chunks in two splits one rank has two: with a sharded teacher the other computes along."""
+    (tmp_path / "weighed_teacher.py").write_text(WEIGHED)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(tmp_path)
+    settings["model"]["teacher"]["class_path"] = "weighed_teacher.FrozenTeacher"
     assert start(tmp_path, tmp_path / "one", settings).wait(300) == 0
-    for name, strategy in (("copies", "ddp"), ("shards", SHARDED)):
+    strategies = {"copies": "ddp", "shards": SHARDED, "tensors": sharded(1, 2)}
+    for name, strategy in strategies.items():
+        (tmp_path / "weighed").unlink()
         assert start(tmp_path, tmp_path / name, settings, strategy=strategy, devices=2).wait(300) == 0
         assert same_files(tmp_path / name, tmp_path / "one")
         assert verify_folder(tmp_path / name) == []
+        shares = set(map(float, (tmp_path / "weighed").read_text().split()))
+        assert shares == {1.0 if strategy == "ddp" else 0.5}
 
 
 PROJECT = """
@@ -284,11 +397,15 @@ def test_two_ranks_record_a_stream_whose_length_nobody_knows(
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("uploads", [False, True])
+def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path, uploads: bool) -> None:
     """Twenty kills, most amid writing: every block is there once, as if there had been none."""
     settings["model"]["blocks_per_chunk"] = settings["data"]["init_args"]["batch_size"] = 1
     settings["data"]["init_args"] |= {"max_train_blocks": 400, "max_val_blocks": 20}
     assert start(tmp_path, tmp_path / "whole", settings).wait(300) == 0
+    if uploads:
+        settings["model"]["upload_to"] = f"file://{tmp_path / 'bucket'}"
+    final = tmp_path / ("bucket" if uploads else "killed")
     store, chance, kills = tmp_path / "killed", random.Random(0), 0
     for number in range(40):
         process, before = start(tmp_path, store, settings), len(list(store.glob("*/*.bin")))
@@ -306,10 +423,10 @@ def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path)
         if kills == 20:
             break
     assert kills == 20, "the data must last for 20 kills"
-    assert not (store / "manifest.json").exists()
+    assert not (final / "manifest.json").exists()
     assert start(tmp_path, store, settings).wait(300) == 0
-    assert same_files(store, tmp_path / "whole")
-    assert verify_folder(store) == []
+    assert same_files(final, tmp_path / "whole")
+    assert verify_folder(final) == []
 
 
 def test_logits_that_are_no_numbers_are_not_written(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
@@ -355,11 +472,38 @@ def test_limits_that_would_cut_a_chunk_are_refused(blocks: Path, teacher_dir: Pa
     assert not (tmp_path / "store").exists()
 
 
+def test_what_a_kill_left_of_the_plan_is_nobodys(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".tmp-recording.json-ab").write_text("{")
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store")
+    record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "whole")
+    assert same_files(tmp_path / "store", tmp_path / "whole")
+
+
 def test_a_folder_of_other_files_is_left_alone(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"which holds other files\. Set another model\.output_dir"):
         record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["val_path", "mix", "min_teacher_step"])
+def test_settings_of_the_data_that_recording_does_not_read_are_refused(
+    blocks: Path, teacher_dir: Path, tmp_path: Path, name: str
+) -> None:
+    unread = {"val_path": str(tmp_path), "mix": {"other": MixedIn(str(blocks))}, "min_teacher_step": 5}
+    data = TokenBlocks(str(blocks), **{name: unread[name]})
+    with pytest.raises(
+        ValueError, match=rf"blocks of one folder, data\.path, got data\.{name}\. Leave out data\.{name};"
+    ):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "store", data=data)
+
+
+def test_blocks_in_object_storage_are_recorded(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    limits = {"batch_size": 4, "max_train_blocks": 30, "max_val_blocks": 5, "cache_dir": str(tmp_path / "cache")}
+    for name, path in (("near", str(blocks)), ("far", f"file://{blocks}")):
+        record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / name, data=TokenBlocks(path, **limits))
+    assert same_files(tmp_path / "far", tmp_path / "near")
 
 
 def test_other_settings_are_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ def test_positions_without_label_stay_so(blocks: Path, teacher_dir: Path, expect
     torch.testing.assert_close(batch["teacher_log_z"][:, :16], plain["teacher_log_z"], rtol=1e-5, atol=1e-5)
 
 
+def test_padding_is_not_trained_on(blocks: Path, teacher_dir: Path, expected: Path, tmp_path: Path) -> None:
+    """Of 17 tokens the first 12 are text: the last that is trained on is the one at 11, after position 10."""
+    record(Project(blocks, padded_right), tmp_path / "store", teacher_dir)
+    reader, plain = BlockReader(tmp_path / "store", "train"), BlockReader(expected, "train")
+    assert reader.manifest.columns[-1] == "labelled"
+    batch, whole = (collate(BlockDataset(each)[range(4)]) for each in (reader, plain))
+    assert torch.equal(batch["labels"][:, :11], whole["labels"][:, :11])
+    assert (batch["labels"][:, 11:] == -100).all()
+    assert torch.equal(batch["teacher_log_z"], whole["teacher_log_z"])
+
+
 def test_a_second_start_reads_what_is_missing(
     blocks: Path, teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +212,24 @@ def documents_apart(samples: list[Any]) -> Batch:
     return {**batch, "position_ids": (torch.arange(17) % 8).expand_as(batch["input_ids"])}
 
 
+def padded_right(samples: list[Any]) -> Batch:
+    batch = without_labels(samples)
+    return {**batch, "attention_mask": (torch.arange(17) < 12).expand_as(batch["input_ids"]).long()}
+
+
+def masked_apart(samples: list[Any]) -> Batch:
+    return {**without_labels(samples), "attention_mask": torch.ones(len(samples), 1, 17, 17)}
+
+
+def flattened(samples: list[Any]) -> Batch:
+    return {**without_labels(samples), "cu_seqlens": torch.tensor([0, 8, 17])}
+
+
+def of_segments(samples: list[Any]) -> Batch:
+    batch = without_labels(samples)
+    return {**batch, "segment_ids": (torch.arange(17) // 8).expand_as(batch["input_ids"])}
+
+
 def large_ids(samples: list[Any]) -> Batch:
     return {"input_ids": without_labels(samples)["input_ids"] + 1000}
 
@@ -224,6 +253,9 @@ def without_order(samples: list[Any], generator: Any = torch.Generator().manual_
         (unshifted, r"labels must be the next tokens.*got those of the same positions, as Hugging Face models shift"),
         (padded_left, r"Padding must be on the right.*Set padding_side to right"),
         (documents_apart, r"must be attended to as a whole, got position_ids.*--document_attention isolated"),
+        (masked_apart, r"must be attended to as a whole, got an attention_mask \[4, 1, 17, 17\]\. Run"),
+        (flattened, r"must be attended to as a whole, got cu_seqlens\. Run .*--document_attention isolated"),
+        (of_segments, r"must be attended to as a whole, got segment_ids\. Run"),
         (large_ids, r"input_ids must lie in \[0, 300\), got \[1\d\d\d, 1\d\d\d\]\. Set model\.tokenizer"),
         (tensors, r"dictionary with token ids `input_ids` of shape \[B, T\], got Tensor"),
         (ever_longer, r"train_dataloader must give blocks of one length.*Cut or pad"),

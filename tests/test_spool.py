@@ -55,6 +55,78 @@ def test_what_arrives_is_what_would_be_here(
     assert len(BlockReader(tmp_path / "back", "train")) == 30
 
 
+def killed_after_two_chunks(blocks: Path, teacher: Path, folder: Path, address: str) -> None:
+    send = Spool.send
+
+    def dies_at_the_third_chunk(spool: Spool, path: Path) -> None:
+        if path.name == "chunk-000002.bin" and path.parent.name == "train":
+            raise KeyError("killed")
+        send(spool, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spool, "send", dies_at_the_third_chunk)
+        with pytest.raises(KeyError, match="killed"):
+            record(blocks, teacher, folder, address)
+
+
+def test_emptied_chunks_count_only_where_they_moved_to(
+    address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = tmp_path / "spool"
+    killed_after_two_chunks(blocks, teacher_dir, spool, address)
+    before = local_contents(spool)
+    other = f"memory://{tmp_path.name}/other"
+    files, root = fsspec.core.url_to_fs(address)
+    kept = files.cat_file(f"{root}/train/chunk-000001.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "predict_step", lambda *_: pytest.fail("nothing is computed"))
+        for upload_to in (None, other):
+            with pytest.raises(
+                ValueError, match=rf"got {upload_to}, which lacks 2 of .*, train/chunk-000000.bin first"
+            ):
+                record(blocks, teacher_dir, spool, upload_to)
+        files.rm_file(f"{root}/train/chunk-000001.json")
+        with pytest.raises(ValueError, match=r"lacks 1 of .*, train/chunk-000001.bin first. Set model.upload_to as it"):
+            record(blocks, teacher_dir, spool, address)
+    assert local_contents(spool) == before
+    assert fsspec.core.url_to_fs(other)[0].find(f"/{tmp_path.name}/other") == []
+    files.pipe_file(f"{root}/train/chunk-000001.json", kept)
+    record(blocks, teacher_dir, spool, address)
+    assert contents(files, root) == local_contents(local)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_was_recorded_here_moves_when_an_address_is_named(
+    address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, finished: bool
+) -> None:
+    spool = tmp_path / "spool"
+    with pytest.MonkeyPatch.context() as patch:
+        if not finished:
+            patch.setattr(Recorder, "finish", lambda recorder: None)
+        record(blocks, teacher_dir, spool)
+        assert (spool / "manifest.json").exists() == finished
+        patch.undo()
+        patch.setattr(Recorder, "predict_step", lambda *_: pytest.fail("nothing is computed again"))
+        record(blocks, teacher_dir, spool, address)
+    files, root = fsspec.core.url_to_fs(address)
+    assert contents(files, root) == local_contents(local)
+    assert local_contents(spool) == {}
+
+
+def test_a_plan_that_was_left_behind_is_uploaded(
+    address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before anything was uploaded, then again after two chunks."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "send", lambda spool, path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            record(blocks, teacher_dir, tmp_path / "spool", address)
+    killed_after_two_chunks(blocks, teacher_dir, tmp_path / "spool", address)
+    record(blocks, teacher_dir, tmp_path / "spool", address)
+    files, root = fsspec.core.url_to_fs(address)
+    assert contents(files, root) == local_contents(local)
+
+
 def test_a_start_on_another_machine_goes_on_with_what_is_there(
     address: str, blocks: Path, teacher_dir: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,7 @@ def without_targets(manifest: Manifest) -> Item:
         manifest: Manifest of the store.
     """
     T = manifest.block_size
-    values = {"draws": np.int64} if manifest.sampled else {"logprobs": np.float32}
+    values = {"draws": np.int64} if manifest.counted else {"logprobs": np.float32}
     item: Item = {"counts": np.zeros(T, dtype=np.int64), "ids": np.zeros(0, dtype=np.int64)}
     item |= {name: np.zeros(0, dtype=dtype) for name, dtype in values.items()}
     item |= {column: np.zeros(T, dtype=np.float32) for column in manifest.columns if column != LABELLED}
@@ -117,7 +117,7 @@ def collate(items: Sequence[Item]) -> dict[str, Tensor]:
 
         With a logit store also `teacher_ids` int64 `[B, T, K]` and `teacher_logprobs` float32 `[B, T, K]` (K is the
         largest number of kept ids in this batch; positions with fewer are filled with id 0 and -inf), or
-        `teacher_draws` int64 `[B, T, K]` of a sampled store (filled with 0), and `teacher_<column>` float32 `[B, T]`
+        `teacher_draws` int64 `[B, T, K]` of counted draws (filled with 0), and `teacher_<column>` float32 `[B, T]`
         for each column, `teacher_log_tail` among them; `teacher_step` int64 `[B]` where the store has it; and, only
         where some positions have no targets, `teacher_missing` bool `[B, T]`. Such a position has no kept id, as in
         blocks of a folder without targets; here it is given all its mass on id 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,8 +18,11 @@ from pd_lightning.data.loader import BlockLoader
 from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
 from pd_lightning.data.order import BlockSampler, Order, Position, advance
 from pd_lightning.data.remote import Folders
-from pd_lightning.data.suitability import check_split, check_validation
+from pd_lightning.data.suitability import check_split, check_trainer, check_validation
 from pd_lightning.store.manifest import Manifest, read_manifest
+from pd_lightning.store.reader import BlockReader
+
+_Number = TypeVar("_Number", int, int | None)
 
 
 class TokenBlocks(LightningDataModule):
@@ -44,15 +47,17 @@ class TokenBlocks(LightningDataModule):
             the teacher trained, that of the teacher's steps.
         shuffle_window: 0 shuffles over the whole split; a number keeps reading local, shuffling runs of an eighth
             of it and then within windows of it, for storage where jumping about is slow.
-        max_train_blocks: Use only the first so many training blocks; a float up to 1.0 is a share of them.
-        max_val_blocks: The same of the validation blocks.
+        max_train_blocks: Use only the first so many training blocks.
+        max_val_blocks: Use only the first so many validation blocks.
         pin_memory: Page-locked batches for faster copies to a GPU. Default: where training is on a GPU.
         prefetch_factor: Batches that each worker keeps ready.
         mix: Further folders whose training blocks are mixed in, by a name of yours.
         min_teacher_step: Of a store recorded while the teacher trained, use only the blocks from this step of the
             teacher on.
         cache_dir: Where chunks of folders in object storage are kept.
-        cache_gb: What they may take there for each folder, in GB: those used least recently go first.
+        cache_gb: What they may take there for each folder, in GB: those used least recently go first. Those of the
+            last minute stay, and each process has up to 4 open, which take disk until it opens others.
+        train_fraction: Use only this share of the training blocks, the first ones.
 
     Raises:
         ValueError: A number is out of range.
@@ -68,14 +73,15 @@ class TokenBlocks(LightningDataModule):
         seed: int = 0,
         shuffle: bool = True,
         shuffle_window: int = 0,
-        max_train_blocks: int | float | None = None,
-        max_val_blocks: int | float | None = None,
+        max_train_blocks: int | None = None,
+        max_val_blocks: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int = 4,
         mix: dict[str, MixedIn] | None = None,
         min_teacher_step: int = 0,
         cache_dir: str = "~/.cache/pd-lightning",
         cache_gb: float = 100.0,
+        train_fraction: float = 1.0,
     ) -> None:
         super().__init__()
         self._addresses = (path, path if val_path is None else val_path)
@@ -87,8 +93,8 @@ class TokenBlocks(LightningDataModule):
         self.shuffle = shuffle
         self.shuffle_window = _at_least(0, "shuffle_window", shuffle_window)
         self.limits = {
-            "train": Limit("max_train_blocks", max_train_blocks),
-            "val": Limit("max_val_blocks", max_val_blocks),
+            "train": Limit(_at_least(1, "max_train_blocks", max_train_blocks), _share(train_fraction)),
+            "val": Limit(_at_least(1, "max_val_blocks", max_val_blocks)),
         }
         self.pin_memory = pin_memory
         self.prefetch_factor = _at_least(1, "prefetch_factor", prefetch_factor)
@@ -136,6 +142,10 @@ class TokenBlocks(LightningDataModule):
         """Folder that `AutoTokenizer` loads."""
         return self.path / "tokenizer"
 
+    def reader(self, split: str) -> BlockReader:
+        """The blocks of a split of `path`, as they come."""
+        return self._files.reader(self.path, split)
+
     def setup(self, stage: str) -> None:
         """Opens the splits that the stage reads, and checks them."""
         if stage == "fit":
@@ -147,12 +157,12 @@ class TokenBlocks(LightningDataModule):
 
     def train_dataloader(self) -> BlockLoader:
         """This rank's training batches from wherever training stands."""
-        self._check_trainer()
+        check_trainer(self.trainer, self._ranks[1])
         return self._loader("train", self._train_order, self.batch_size, self._position)
 
     def val_dataloader(self) -> BlockLoader:
         """This rank's share of the validation split, in the order of the folder, each block once."""
-        self._check_trainer()
+        check_trainer(self.trainer, self._ranks[1])
         return self._loader("val", Order(len(self._parts["val"][0])), self.val_batch_size, Position)
 
     def test_dataloader(self) -> BlockLoader:
@@ -194,6 +204,8 @@ class TokenBlocks(LightningDataModule):
     @property
     def _unchanging(self) -> dict[str, Any]:
         return {
+            "tokenizer": self.manifest.tokenizer.digest,
+            "block_size": self.manifest.block_size,
             "document_attention": self.manifest.document_attention,
             "min_teacher_step": self.min_teacher_step,
         }
@@ -227,7 +239,7 @@ class TokenBlocks(LightningDataModule):
         check_mixture(manifests)
         split = manifests[self.path].splits["train"]
         blocks = chosen_blocks(split, self.limits["train"], self.min_teacher_step, self.shuffle)
-        parts = [BlockDataset(self._files.reader(self.path, "train"), blocks)]
+        parts = [BlockDataset(self.reader("train"), blocks)]
         for folder, mixed in zip(self._folders[1:], self.mix.values(), strict=True):
             reader = self._files.reader(folder, "train")
             parts.append(BlockDataset(reader, mixed.blocks(len(reader))))
@@ -260,24 +272,14 @@ class TokenBlocks(LightningDataModule):
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
 
-    def _check_trainer(self) -> None:
-        trainer = self.trainer
-        if trainer is None:
-            return
-        if self._ranks[1] > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                f"trainer.use_distributed_sampler must be false with TokenBlocks, got true on {self._ranks[1]} ranks. "
-                "Set trainer.use_distributed_sampler to false: TokenBlocks deals the blocks itself."
-            )
-        overfit_batches = getattr(trainer, "overfit_batches", 0)  # set by a function that hides it from type checkers
-        if overfit_batches:
-            raise ValueError(
-                f"trainer.overfit_batches must be 0 with TokenBlocks, got {overfit_batches}. "
-                "Set data.max_train_blocks to the number of blocks to overfit."
-            )
 
-
-def _at_least(least: int, name: str, value: int) -> int:
-    if value < least:
+def _at_least(least: int, name: str, value: _Number) -> _Number:
+    if value is not None and value < least:
         raise ValueError(f"data.{name} must be at least {least}, got {value}. Raise data.{name}.")
+    return value
+
+
+def _share(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"data.train_fraction must be above 0 and at most 1, got {value}. Set it to 0.1, say.")
     return value

@@ -100,15 +100,22 @@ def load(folder: Path, eos_token: str | None = None) -> Tokenizer:
     """Loads a tokenizer folder for encoding.
 
     Args:
-        folder: What `train` or `fetch` saved.
+        folder: What `train` or `fetch` saved. Code that comes with it is not run.
         eos_token: The token that ends a document; None takes the tokenizer's own.
 
     Raises:
-        ValueError: The tokenizer has no end-of-text token, or not the one named.
+        ValueError: There is no tokenizer that loads without code of its own, or it has no end-of-text token, or not
+            the one named.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{folder} must hold a tokenizer that loads without code of its own, got: {reason} Name another tokenizer."
+        ) from error
     vocabulary = tokenizer.get_vocab()
     eos_token_id = tokenizer.eos_token_id if eos_token is None else vocabulary.get(eos_token)
     if eos_token_id is None:

@@ -6,6 +6,7 @@ deviation or entropy, and what needs them refuses it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from pd_lightning.data.files import find_files, total_size
 from pd_lightning.data.pack import is_validation
 from pd_lightning.data.room import make_room, remove_mark
 from pd_lightning.data.tokenizer_folder import save_tokenizer
@@ -48,7 +50,7 @@ def import_logits(
     A row holds the token ids of a sequence and, for each of them, the log-probabilities of the most probable ids in
     its place, given the tokens before it: vLLM's `prompt_logprobs`, SGLang's `input_top_logprobs`, or null where
     nothing was said. Rows are laid end to end, each with an end-of-text, and cut into blocks; positions without targets
-    are trained on the LM loss alone. A finished folder with the same settings is left as it is.
+    are trained on the LM loss alone. A finished folder with the same settings, of the same files, is left as it is.
 
     Args:
         paths: Parquet (`.parquet`) or JSON Lines files, folders and globs.
@@ -58,8 +60,8 @@ def import_logits(
         block_size: Tokens of a block.
         vocab_size: Width of the teacher's logits. Default: that of the tokenizer.
         val_fraction: Share of rows for validation, decided by a hash of each row's tokens.
-        document_attention: `isolated` has the student see of each row what the teacher saw, and no other row; `full`
-            lets it see the rows before in its block.
+        document_attention: `isolated` keeps the student to one row, as the teacher was, of which it sees what is in its
+            block; `full` lets it see the rows before in its block.
         values: How log-probabilities are stored: `half` in 16 bits, `exact` in 32 bits, `compact` in fewer.
         tokens_field: Name of the field with the token ids.
         logprobs_field: Name of the field with the log-probabilities.
@@ -71,8 +73,10 @@ def import_logits(
             holds something else.
         FileNotFoundError: An entry of `paths` names no file.
     """
+    files = find_files(paths, "import-logits")
+    origin = {"paths": paths, "files": len(files), "bytes": total_size(files), "listing": _listing(files)}
     import_rows(
-        read_rows(paths, tokens_field, logprobs_field),
+        read_rows([str(file) for file in files], tokens_field, logprobs_field),
         output_dir,
         tokenizer,
         teacher,
@@ -83,7 +87,7 @@ def import_logits(
         values,
         blocks_per_chunk,
         overwrite,
-        {"paths": paths, "tokens_field": tokens_field, "logprobs_field": logprobs_field},
+        {**origin, "tokens_field": tokens_field, "logprobs_field": logprobs_field},
     )
 
 
@@ -115,7 +119,8 @@ def import_rows(
         values: How log-probabilities are stored.
         blocks_per_chunk: Blocks in a file.
         overwrite: Replace a folder made with other settings.
-        origin: Where the rows come from, in JSON values: a finished folder of another origin is not taken for this one.
+        origin: Where the rows come from, in JSON values: a finished folder of the same origin and settings is left as
+            it is. Without it nothing tells whether the rows are the same, and a finished folder is refused.
 
     Raises:
         ValueError: See `import_logits`.
@@ -135,7 +140,7 @@ def import_rows(
     }
     settings |= {"document_attention": document_attention, "origin": origin or {}}
     folder = Path(output_dir)
-    if not make_room(folder, settings, overwrite, kind="logits"):
+    if not make_room(folder, settings, overwrite, kind="logits", repeatable=origin is not None):
         console.print(f"{folder} already holds these logits: nothing to do.", soft_wrap=True)
         return
     info = save_tokenizer(tokenizer, folder / "tokenizer")
@@ -147,6 +152,9 @@ def import_rows(
     }
     for where, tokens, targets in track(rows, "Importing", console=console):
         row = checker.check(where, tokens, targets)
+        if document_attention == "isolated":
+            # Else it would be the target of the row before, whose end-of-text has this token for its label.
+            row = row.without_first()
         splits["val" if is_validation(str(row.tokens.tolist()), val_fraction, 0) else "train"].add(row)
     sizes = {name: split.close() for name, split in splits.items()}
     _check_sizes(sizes, block_size)
@@ -166,6 +174,12 @@ def import_rows(
         f"{manifest.statistics['targets_per_token']:.1%} of them with targets",
         soft_wrap=True,
     )
+
+
+def _listing(files: list[Path]) -> str:
+    """A digest of names, sizes and times: of the contents it would take a reading of its own."""
+    lines = (f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _check_sizes(sizes: dict[str, SplitInfo], block_size: int) -> None:

@@ -81,11 +81,18 @@ def check_mixture(manifests: dict[Path, Manifest]) -> None:
                     f"{one}. {remedy} of data.path."
                 )
     for folder, manifest in stores[1:]:
-        if manifest.sampled != stores[0][1].sampled:
+        one, other = _targets(stores[0][1]), _targets(manifest)
+        if one != other:
             raise ValueError(
-                "data.mix must name stores of one kind with that of data.path, got sampled targets in one of "
-                f"{stores[0][0]} and {folder}, and truncated ones in the other. Leave one out."
+                f"data.mix must name stores of one kind of targets, got {one} in {stores[0][0]} and {other} in "
+                f"{folder}. Leave one out."
             )
+
+
+def _targets(manifest: Manifest) -> str:
+    if not manifest.sampled:
+        return "the most probable ids"
+    return "counted draws" if manifest.counted else "estimates from draws"
 
 
 def in_common(manifests: Sequence[Manifest]) -> Manifest:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pd_lightning.store.checksums import CHECKSUMS_FILE, FileDigest, digest_file, read_checksums
-from pd_lightning.store.durable import publish, temporary_beside, write_durably
+from pd_lightning.store.durable import TEMPORARY, publish, temporary_beside, write_durably
+from pd_lightning.store.manifest import Manifest
 from pd_lightning.store.reader import BlockReader
+from pd_lightning.store.safety import verify_layout
 
 # A chunk used so recently may be about to be opened by another process.
 _IN_USE_SECONDS = 60.0
+# A download to which nothing was added for so long is that of a process that was killed.
+_ABANDONED_SECONDS = 3600.0
 
 
 class RemoteFolder:
@@ -27,7 +33,8 @@ class RemoteFolder:
     Args:
         address: Anything that fsspec knows: `s3://bucket/store`, `gs://bucket/store`, `file:///folder/store`.
         cache_dir: Folder of local copies.
-        cache_bytes: What chunks may take there; those used least recently go first. Chunks of the last minute stay.
+        cache_bytes: What chunks may take there; those used least recently go first. Chunks of the last minute stay, and
+            a removed one takes disk until no process has it open.
 
     Raises:
         FileNotFoundError: There is no finished data folder at the address.
@@ -37,7 +44,6 @@ class RemoteFolder:
         self.address = address.rstrip("/")
         self.cache_bytes = cache_bytes
         self._opened: tuple[int, Any, str] | None = None
-        self._last = ""
         try:
             checksums = self._read(CHECKSUMS_FILE)
         except FileNotFoundError:
@@ -48,9 +54,10 @@ class RemoteFolder:
         self.folder = cache_dir.expanduser() / hashlib.sha256(checksums).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_durably(self.folder / CHECKSUMS_FILE, checksums)
-        for name in self._digests:
-            if not _is_chunk(name):
-                self._get(name)
+        for name, digest in self._digests.items():
+            path = self.folder / name
+            if not _is_chunk(name) and not (path.exists() and path.stat().st_size == digest.bytes):
+                self._download(name)
 
     def fetch(self, name: str) -> None:
         """Make sure that a chunk is in the cache.
@@ -61,16 +68,16 @@ class RemoteFolder:
         Raises:
             ValueError: What is at the address is not what was written.
         """
-        if name == self._last and (self.folder / name).exists():
-            return
-        self._get(name)
-        os.utime(self.folder / name)
-        self._last = name
+        path = self.folder / name
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # before it is looked at: from here on hardly any other process removes it
+            if path.stat().st_size == self._digests[name].bytes:
+                return
+        self._download(name)
+        self._evict(path)
 
-    def _get(self, name: str) -> None:
+    def _download(self, name: str) -> None:
         path, expected = self.folder / name, self._digests[name]
-        if path.exists() and path.stat().st_size == expected.bytes:
-            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:
@@ -85,24 +92,20 @@ class RemoteFolder:
             publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        if _is_chunk(name):
-            self._evict()
 
-    def _evict(self) -> None:
-        """Remove the chunks used least recently, down to the size of the cache."""
-        found = []
-        for path in self.folder.glob("*/chunk-*.bin"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # another process was faster
-                continue
-            found.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for used, size, path in sorted(found):
-            if total <= self.cache_bytes or used > time.time() - _IN_USE_SECONDS:
-                return
+    def _evict(self, fetched: Path) -> None:
+        """Remove abandoned downloads, and the chunks used least recently, down to the size of the cache."""
+        now = time.time()
+        for _, _, path in _by_age(self.folder.glob(f"*/{TEMPORARY}*"), now - _ABANDONED_SECONDS):
             path.unlink(missing_ok=True)
-            total -= size
+        chunks = _by_age(self.folder.glob("*/chunk-*.bin"))
+        total = sum(size for _, size, _ in chunks)
+        for used, size, path in chunks:
+            if total <= self.cache_bytes or used > now - _IN_USE_SECONDS:
+                return
+            if path != fetched:
+                path.unlink(missing_ok=True)
+                total -= size
 
     @cached_property
     def _digests(self) -> dict[str, FileDigest]:
@@ -138,6 +141,7 @@ class Folders:
         self._cache_dir = cache_dir
         self._cache_bytes = cache_gb * 1e9
         self._remote: dict[Path, RemoteFolder] = {}
+        self._verified: dict[Path, Manifest] = {}
 
     def local(self, address: str) -> Path:
         """The folder itself, or the local copy of one at an address, chunks left out.
@@ -152,9 +156,21 @@ class Folders:
         return remote.folder
 
     def reader(self, folder: Path, split: str) -> BlockReader:
-        """The blocks of a split of a folder that `local` gave."""
+        """The blocks of a split of a folder that `local` gave; it is checked once for all splits."""
         remote = self._remote.get(folder)
-        return BlockReader(folder, split, None if remote is None else remote.fetch)
+        if folder not in self._verified:
+            self._verified[folder] = verify_layout(folder, chunks=remote is None)
+        return BlockReader(folder, split, None if remote is None else remote.fetch, self._verified[folder])
+
+
+def _by_age(paths: Iterable[Path], before: float = float("inf")) -> list[tuple[float, int, Path]]:
+    """Files last changed before a time: that of the change, size and path, oldest first."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    return sorted(file for file in found if file[0] < before)
 
 
 def _is_chunk(name: str) -> bool:

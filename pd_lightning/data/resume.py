@@ -69,7 +69,8 @@ def load(state: dict[str, Any], order: Order, others: dict[str, Any]) -> Positio
     """
     state = {**_BEFORE, **state}
     now = {**_facts(order), **others}
-    changed = [name for name in now if state[name] != now[name]]
+    # What older checkpoints do not tell is not compared.
+    changed = [name for name in now if name in state and state[name] != now[name]]
     if changed:
         before = ", ".join(f"{name} {state[name]}" for name in changed)
         got = ", ".join(f"{name} {now[name]}" for name in changed)

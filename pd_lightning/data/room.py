@@ -15,7 +15,9 @@ MARK = f"{TEMPORARY}unfinished"
 WRITTEN = ("manifest.json", "checksums.json", "tokenizer", "train", "val")  # the manifest goes first
 
 
-def make_room(folder: Path, settings: dict[str, Any], overwrite: bool, kind: str = "blocks") -> bool:
+def make_room(
+    folder: Path, settings: dict[str, Any], overwrite: bool, kind: str = "blocks", repeatable: bool = True
+) -> bool:
     """Makes `folder` ready for writing, or finds that there is nothing to write.
 
     Args:
@@ -23,6 +25,7 @@ def make_room(folder: Path, settings: dict[str, Any], overwrite: bool, kind: str
         settings: Of this run, as JSON values.
         overwrite: Whether a finished folder with other settings may be replaced.
         kind: What will be written, `blocks` or `logits`.
+        repeatable: Whether the same settings give the same data; otherwise a finished folder is never taken for theirs.
 
     Returns:
         False where the folder is finished with the same settings.
@@ -39,12 +42,13 @@ def make_room(folder: Path, settings: dict[str, Any], overwrite: bool, kind: str
             raise ValueError(f"output_dir must not hold {found}, got {folder}. Choose another output_dir.")
         # Folders from before there was a choice don't have it among their settings.
         before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
-        if before == settings:
+        if before == settings and repeatable:
             return False
         if not overwrite:
+            found = _difference(before, settings) or "data that may be others, as no origin is given"
             raise ValueError(
                 f"output_dir must be new or hold {kind} of the same settings, got {folder} made with "
-                f"{_difference(before, settings)}. Choose another output_dir, or pass --overwrite true."
+                f"{found}. Choose another output_dir, or pass --overwrite true."
             )
     _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning.pytorch import Trainer
+
 from pd_lightning.store.manifest import Manifest
 
 _EMPTY = {
@@ -35,12 +37,19 @@ def check_validation(manifest: Manifest, folder: Path, training: Manifest, path:
         path: `data.path`.
 
     Raises:
-        ValueError: They have other tokenizers, other widths of targets, or other attention.
+        ValueError: They have other tokenizers, other kinds or widths of targets, or other attention.
     """
     if manifest.tokenizer.digest != training.tokenizer.digest:
         raise ValueError(
             f"data.val_path must hold blocks of the tokenizer of data.path, got {folder} and {path} with "
             "different ones. Tokenize it with --tokenizer set to the tokenizer folder of data.path."
+        )
+    if manifest.kind == training.kind and manifest.sampled != training.sampled:
+        kinds = {True: "ids drawn at random", False: "the most probable ids"}
+        raise ValueError(
+            f"data.val_path must hold targets of the kind of those of data.path, got {folder} with "
+            f"{kinds[manifest.sampled]} and {path} with {kinds[training.sampled]}. Set data.val_path to the token "
+            "blocks that it was recorded from, or to another store."
         )
     if manifest.kind == training.kind and manifest.vocab_size != training.vocab_size:
         raise ValueError(
@@ -54,4 +63,29 @@ def check_validation(manifest: Manifest, folder: Path, training: Manifest, path:
             f"data.val_path must hold blocks with the document_attention of data.path, got {folder} with "
             f"{manifest.document_attention} and {path} with {attention}. Tokenize it with "
             f"--document_attention {attention}."
+        )
+
+
+def check_trainer(trainer: Trainer | None, num_ranks: int) -> None:
+    """Refuse settings of the Trainer that would break the order.
+
+    Args:
+        trainer: The Trainer, if there is one.
+        num_ranks: Processes that see different data.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    if trainer is None:
+        return
+    if num_ranks > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            f"trainer.use_distributed_sampler must be false with TokenBlocks, got true on {num_ranks} ranks. Set "
+            "trainer.use_distributed_sampler to false: TokenBlocks deals the blocks itself."
+        )
+    overfit_batches = getattr(trainer, "overfit_batches", 0)  # set by a function that hides it from type checkers
+    if overfit_batches:
+        raise ValueError(
+            f"trainer.overfit_batches must be 0 with TokenBlocks, got {overfit_batches}. Set data.max_train_blocks to "
+            "the number of blocks to overfit."
         )

@@ -4,7 +4,11 @@ import shutil
 from pathlib import Path
 
 from pd_lightning.data import bpe
+from pd_lightning.store.durable import publish, temporary_beside
 from pd_lightning.store.manifest import TokenizerInfo, tokenizer_digest
+
+# Of a tokenizer's files: a model's folder may have weights beside it, and code.
+_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
 
 
 def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
@@ -13,7 +17,7 @@ def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
     Args:
         name: Folder or hub name of a fast tokenizer. One in a folder keeps its digest, and so goes with data that have
             the same.
-        folder: Where to put it; left as it is where there is one.
+        folder: Where to put it, whole or not at all; left as it is where there is one.
 
     Returns:
         What the manifest says of it.
@@ -22,10 +26,18 @@ def save_tokenizer(name: str, folder: Path) -> TokenizerInfo:
         ValueError: There is no such tokenizer, it has no fast form, or no end-of-text.
     """
     if not folder.exists():
-        if (Path(name) / "tokenizer.json").is_file():
-            shutil.copytree(name, folder)
-        else:
-            bpe.fetch(name, folder)
+        temporary = temporary_beside(folder)
+        try:
+            if (Path(name) / "tokenizer.json").is_file():
+                temporary.mkdir(parents=True)
+                for path in Path(name).iterdir():
+                    if path.suffix in _SUFFIXES:
+                        shutil.copy(path, temporary)
+            else:
+                bpe.fetch(name, temporary)
+            publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return describe_tokenizer(folder)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ Target = Mapping[Any, Any] | Sequence[Any] | None
 Row = tuple[str, Sequence[int], Sequence[Target]]  # its name for messages, token ids, and what was said of each
 # Engines compute in bfloat16 or sum in another order: probabilities may come to a little more than one.
 _TOLERANCE = 1e-2
-# So many positions tell whether targets belong to the token before or after.
-_ENOUGH = 1000
+# Alignment is judged anew for each so many positions: files further on may have been made another way.
+_WINDOW = 1000
+# Targets belong to a neighbouring token where so many positions more than _TIMES those that hold their own token alone
+# hold the neighbour alone. Common tokens are held by chance, and a token that is repeated is every neighbour's.
+_MORE, _TIMES = 16, 4
 
 
 @dataclass
@@ -48,6 +52,14 @@ class Sequences:
         ends = np.concatenate([[0], self.counts.cumsum()])
         kept = slice(ends[start], ends[-1 if stop is None else stop])
         return Sequences(self.tokens[start:stop], self.counts[start:stop], self.ids[kept], self.logprobs[kept])
+
+    def without_first(self) -> Sequences:
+        """The same tokens, with nothing said of the first one."""
+        if not self.tokens.size:
+            return self
+        first, counts = int(self.counts[0]), self.counts.copy()
+        counts[0] = 0
+        return replace(self, counts=counts, ids=self.ids[first:], logprobs=self.logprobs[first:])
 
 
 def read_rows(paths: list[str], tokens: str, logprobs: str) -> Iterator[Row]:
@@ -97,7 +109,8 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=64):
+        # One at a time: as Python objects a row takes some hundred bytes for each id that it keeps.
+        for batch in file.iter_batches(batch_size=1):
             yield from batch.to_pylist()
 
 
@@ -110,9 +123,8 @@ class Checker:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        # Positions whose kept ids hold the token before, the token itself, the one after.
-        self._hits = np.zeros(3, dtype=np.int64)
-        self._seen = 0
+        # For the positions of a window: whether their kept ids hold the token before, the token itself, the one after.
+        self._held = np.zeros((3, 0), dtype=bool)
 
     def check(self, where: str, tokens: Sequence[int], targets: Sequence[Target]) -> Sequences:
         """Check a row.
@@ -125,13 +137,14 @@ class Checker:
                 triples of log-probability, id and text (SGLang's input_top_logprobs), or None.
 
         Raises:
-            ValueError: If the lengths differ, an id is outside the vocabulary or twice at a position,
+            ValueError: If the lengths differ, an id is no whole number, outside the vocabulary or twice at a position,
                 log-probabilities are above 0 or come to more than one, or targets belong to other tokens.
         """
-        ids = np.array(tokens, dtype=np.int64)
-        if len(targets) != len(ids):
+        ids = _token_ids(where, tokens)
+        number = len(targets) if hasattr(targets, "__len__") else "no"
+        if number != len(ids):
             raise ValueError(
-                f"{where} must tell of each token, got {len(targets)} entries of log-probabilities for {len(ids)} "
+                f"{where} must tell of each token, got {number} entries of log-probabilities for {len(ids)} "
                 "tokens. Give null for a token that nothing was said of, the first one say."
             )
         self._check_ids(where, "token ids", ids)
@@ -153,21 +166,37 @@ class Checker:
 
     def _check_alignment(self, where: str, row: Sequences) -> None:
         """Targets shifted by one are the mistake that costs most and shows least."""
-        if self._seen >= _ENOUGH:
-            return
+        if self._held.shape[1] >= _WINDOW:
+            self._held = self._held[:, :0]
+        held = np.zeros((3, len(row.tokens)), dtype=bool)
         owner = np.repeat(np.arange(len(row.tokens)), row.counts)
         for place, shift in enumerate((-1, 0, 1)):
             other = owner + shift
             inside = (other >= 0) & (other < len(row.tokens))
-            self._hits[place] += (row.tokens[other[inside]] == row.ids[inside]).sum()
-        self._seen += int((row.counts > 0).sum())
-        if self._seen >= _ENOUGH and self._hits.argmax() != 1:
-            which = "after" if self._hits.argmax() == 2 else "before"
-            raise ValueError(
-                f"Log-probabilities must be of the token at the same place, given those before it, got some up to "
-                f"{where} that fit the token {which} it better: {self._hits.max()} of {self._seen} positions hold that "
-                f"one, {self._hits[1]} their own. Shift them by one."
-            )
+            same = row.tokens[other[inside]] == row.ids[inside]
+            held[place, owner[inside][same]] = True
+        self._held = np.concatenate([self._held, held[:, row.counts > 0]], axis=1)
+        before, own, after = self._held
+        for which, neighbour in (("before", before), ("after", after)):
+            if (neighbour & ~own).sum() > _MORE + _TIMES * (own & ~neighbour).sum():
+                raise ValueError(
+                    "Log-probabilities must be of the token at the same place, given those before it, got some up to "
+                    f"{where} that fit the token {which} it better: {neighbour.sum()} of {own.size} positions hold "
+                    f"that one, {own.sum()} their own. Shift them by one."
+                )
+
+
+def _token_ids(where: str, tokens: Sequence[int]) -> NDArray[np.int64]:
+    try:
+        ids = np.array(tokens)
+    except ValueError:  # lists of several lengths
+        ids = np.zeros((0, 0))
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{where} must give token ids as a list of whole numbers, got {str(tokens)[:80]}. Set tokens_field to the "
+            "field that has them."
+        )
+    return ids.astype(np.int64)
 
 
 def _entries(where: str, target: Target) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -176,7 +205,7 @@ def _entries(where: str, target: Target) -> tuple[NDArray[np.int64], NDArray[np.
         return np.zeros(0, np.int64), np.zeros(0)
     try:
         pairs = list(target.items() if isinstance(target, Mapping) else map(_pair, target))
-        ids = np.array([int(key) for key, _ in pairs], dtype=np.int64)
+        ids = np.array([int(key) if isinstance(key, str) else index(key) for key, _ in pairs], dtype=np.int64)
         values = (value["logprob"] if isinstance(value, Mapping) else value for _, value in pairs)
         logprobs = np.array([float(getattr(value, "logprob", value)) for value in values])
     except (TypeError, ValueError, KeyError) as error:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pd_lightning.store.json_files import read_json
+
 CHECKSUMS_FILE = "checksums.json"
 
 
@@ -69,7 +71,8 @@ def inside(folder: Path, name: str) -> Path:
         ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link.
     """
     path, pure = folder / name, PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(folder.resolve()):
+    leads_out = pure.is_absolute() or ".." in pure.parts or "\0" in name
+    if leads_out or not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"files of {folder} must lie inside it, got {name!r}. The folder is not to be trusted: "
             "get it again from its source."
@@ -91,7 +94,7 @@ def read_checksums(folder: Path) -> dict[str, FileDigest]:
     """
     path = folder / CHECKSUMS_FILE
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))["files"]
+        body = read_json(path)["files"]
         files = {name: FileDigest(**value) for name, value in body.items()}
         if not all(type(digest.bytes) is int and isinstance(digest.sha256, str) for digest in files.values()):
             raise ValueError("a size or digest has the wrong type")

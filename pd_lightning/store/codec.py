@@ -1,7 +1,7 @@
 """One block of tokens and targets to and from the NumPy arrays that litdata stores.
 
-An item of kind `blocks` is `{"tokens"}`. An item of kind `logits` is `{"tokens", "payload"}`, with a `teacher_step`
-where it was recorded while the teacher trained. The payload holds the targets and, by name, the per-position columns.
+An item is `{"tokens", "payload"}`, with a `teacher_step` where it was recorded while the teacher trained. The payload
+holds a checksum and, for kind `logits`, the targets and, by name, the per-position columns.
 
 Values `exact` and `half` are float32 and float16, coded by `planes`; `compact` log-probs and the draws of `counts`
 are coded by `compact` and `sparse_matrix`. All numbers are little-endian.
@@ -72,10 +72,7 @@ def encode_tokens(block: np.ndarray, vocab_size: int) -> Item:
     Raises:
         ValueError: An id that is not in the vocabulary.
     """
-    assert block.ndim == 1
-    assert block.size >= 2, "a block predicts at least one token"
-    _require_ids(block, vocab_size, "token ids")
-    return {"tokens": block.astype(_token_type(vocab_size))}
+    return seal(_stored_tokens(block, vocab_size), b"", b"", None)
 
 
 def encode_targets(
@@ -183,9 +180,10 @@ def decode(item: Item, manifest: Manifest) -> Item:
     Raises:
         ValueError: The item is damaged.
     """
-    keys = {"tokens"} if manifest.kind == "blocks" else {"tokens", "payload"}
-    keys |= {"teacher_step"} if manifest.teacher_steps else set()
-    require(item.keys() == keys, f"its arrays are {sorted(item)}, not {sorted(keys)}")
+    keys = {"tokens", "payload"} | ({"teacher_step"} if manifest.teacher_steps else set())
+    unsealed = manifest.kind == "blocks" and item.keys() == {"tokens"}  # written before blocks had a checksum
+    require(unsealed or item.keys() == keys, f"its arrays are {sorted(item)}, not {sorted(keys)}")
+    targets, figures = (b"", b"") if unsealed else unseal(item)
     tokens = item["tokens"]
     require(tokens.dtype == _token_type(manifest.vocab_size), f"its tokens are stored as {tokens.dtype}")
     length = manifest.block_size + 1
@@ -193,7 +191,9 @@ def decode(item: Item, manifest: Manifest) -> Item:
     require(int(tokens.max()) < manifest.vocab_size, "a token id lies outside the vocabulary")
     decoded = {"block": tokens.astype(np.int64)}
     if manifest.kind == "logits":
-        decoded |= _decode_payload(item, manifest)
+        decoded |= _decode_payload(tokens[:-1], targets, figures, manifest)
+    else:
+        require(not targets and not figures, "it has targets, but the folder has none")
     if manifest.teacher_steps:
         step = item["teacher_step"]
         require(step.dtype == np.int64 and step.shape == (1,), "its teacher_step is not one number")
@@ -201,28 +201,23 @@ def decode(item: Item, manifest: Manifest) -> Item:
     return decoded
 
 
-def _decode_payload(item: Item, manifest: Manifest) -> Item:
+def _decode_payload(tokens: np.ndarray, targets: bytes, figures: bytes, manifest: Manifest) -> Item:
     assert manifest.codec is not None
-    targets, rest = unseal(item)
-    tokens, values, names = item["tokens"][:-1], manifest.codec["values"], sorted(manifest.columns)
-    figures = decode_columns(rest, len(names), manifest.block_size, _COLUMN_TYPES[values])
-    columns = {name: column.astype(np.float32) for name, column in zip(names, figures, strict=True)}
+    values, names = manifest.codec["values"], sorted(manifest.columns)
+    arrays = decode_columns(figures, len(names), manifest.block_size, _COLUMN_TYPES[values])
+    columns = {name: array.astype(np.float32) for name, array in zip(names, arrays, strict=True)}
     if values == "counts":
-        counts, ids, draws = decode_matrix(targets, tokens, manifest.vocab_size)
+        counts, ids, draws = decode_matrix(targets, tokens, manifest.vocab_size, manifest.most_kept)
         return {"counts": counts, "ids": ids, "draws": draws, **columns}
     log_tail = columns.get("log_tail")
-    counts, ids, logprobs = _decode_values(targets, values, tokens, log_tail, manifest.vocab_size)
-    return {"counts": counts, "ids": ids, "logprobs": logprobs, **columns}
-
-
-def _decode_values(
-    targets: bytes, values: Values, tokens: np.ndarray, log_tail: np.ndarray | None, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes = (manifest.vocab_size, manifest.most_kept)
     if values == "compact":
         assert log_tail is not None
-        return decode_compact(targets, tokens, log_tail, vocab_size)
-    counts, ids, logprobs = decode_planes(targets, tokens.size, _COLUMN_TYPES[values], vocab_size)
-    return counts, ids, _restored(logprobs, counts, log_tail).astype(np.float32)
+        counts, ids, logprobs = decode_compact(targets, tokens, log_tail, *sizes)
+    else:
+        counts, ids, rounded = decode_planes(targets, tokens.size, _COLUMN_TYPES[values], *sizes)
+        logprobs = _restored(rounded, counts, log_tail).astype(np.float32)
+    return {"counts": counts, "ids": ids, "logprobs": logprobs, **columns}
 
 
 def _restored(logprobs: np.ndarray, counts: np.ndarray, log_tail: np.ndarray | None) -> np.ndarray:
@@ -247,7 +242,14 @@ def _checked_tokens(
                 f"targets must be numbers, got {int(np.isnan(array).sum())} NaN in {name}. "
                 "The teacher's logits overflowed: run it in bfloat16 or float32."
             )
-    return encode_tokens(block, vocab_size)["tokens"]
+    return _stored_tokens(block, vocab_size)
+
+
+def _stored_tokens(block: np.ndarray, vocab_size: int) -> np.ndarray:
+    assert block.ndim == 1
+    assert block.size >= 2, "a block predicts at least one token"
+    _require_ids(block, vocab_size, "token ids")
+    return block.astype(_token_type(vocab_size))
 
 
 def _rounded(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

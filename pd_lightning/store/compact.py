@@ -59,7 +59,7 @@ def encode_compact(
 
 
 def decode_compact(
-    data: bytes, tokens: np.ndarray, log_tail: np.ndarray, vocab_size: int
+    data: bytes, tokens: np.ndarray, log_tail: np.ndarray, vocab_size: int, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode what `encode_compact` gave.
 
@@ -68,6 +68,7 @@ def decode_compact(
         tokens: Input token of each position `[T]`.
         log_tail: Log of the probability not kept `[T]`.
         vocab_size: V; all ids are below.
+        most: Entries of a position at most.
 
     Returns:
         Counts int64 `[T]`, ids int64 `[S]` and log-probs float32 `[S]`, the most probable of each position first.
@@ -80,7 +81,7 @@ def decode_compact(
     require(len(data) > _STEP.size, "its targets are cut off")
     (step,) = _STEP.unpack_from(data)
     require(_FINEST <= step <= _COARSEST, f"its quantiser has a step of {step}")
-    counts, ids, levels = decode_matrix(data[_STEP.size :], tokens, vocab_size)
+    counts, ids, levels = decode_matrix(data[_STEP.size :], tokens, vocab_size, most)
     highest = highest_level(step)
     require(int(levels.max(initial=0)) <= highest, f"its levels go beyond {highest}")
     logprobs = restore_mass(from_levels(levels, step), counts, log_tail)

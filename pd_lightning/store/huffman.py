@@ -13,6 +13,9 @@ import zstandard
 
 from pd_lightning.store.damage import require
 
+# Of an item, expanded. Numbers take eight bytes each while they are decoded, so that a crafted item, which can be tiny,
+# asks for a few GB at most; 4,096 positions with 9,000 ids each stay below.
+MOST_BYTES = 1 << 28
 # A target_length above 0 would turn Huffman coding off with this strategy.
 _HUFFMAN = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17, write_content_size=True
@@ -24,9 +27,17 @@ def compress(streams: Iterable[bytes]) -> bytes:
 
     Args:
         streams: Bytes whose values are distributed alike within a stream.
+
+    Raises:
+        ValueError: They are more than `decompress` expands.
     """
     streams = list(streams)
     size = sum(map(len, streams))
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"the targets of a block must take at most {MOST_BYTES:,} bytes before compression, got {size:,}. Keep "
+            "fewer ids at each position, or tokenize with a smaller block_size."
+        )
     compressor = zstandard.ZstdCompressor(compression_params=_HUFFMAN).compressobj(size=size)
     frame = []
     for stream in streams:
@@ -47,6 +58,7 @@ def decompress(frame: bytes, size: int) -> np.ndarray:
     Raises:
         ValueError: The frame is damaged or of another size.
     """
+    require(size <= MOST_BYTES, f"its payload expands to {size} bytes, more than the {MOST_BYTES} of any block")
     try:
         # The frame's own idea of its size is checked first, so that a damaged one can't ask for gigabytes.
         declared = zstandard.frame_content_size(frame)

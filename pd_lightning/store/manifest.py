@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pd_lightning.store.json_files import read_json
+from pd_lightning.store.manifest_fields import check, column_names, count, numbers, optional_object
 
 FORMAT = "pd-lightning"
 FORMAT_VERSION = 1
@@ -113,6 +115,17 @@ class Manifest:
         """Whether the targets are ids drawn at random, rather than the most probable ones."""
         return "samples" in (self.selection or {})
 
+    @property
+    def counted(self) -> bool:
+        """Whether the targets are how often each id was drawn, rather than log-probabilities."""
+        return (self.codec or {}).get("values") == "counts"
+
+    @property
+    def most_kept(self) -> int:
+        """Kept ids of a position at most: what is selected, or else all ids there are."""
+        selection = self.selection or {}
+        return min(self.vocab_size, int(selection.get("samples", selection.get("k", self.vocab_size))))
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
         body = dataclasses.asdict(self)
@@ -137,88 +150,75 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"{source} must have the format {FORMAT!r}, got {found!r}. {_HOW_TO_WRITE}.")
-        version = data.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ValueError(
-                f"format_version of {source} must be at most {FORMAT_VERSION}, got {version!r}. "
-                "It was written by a newer pd-lightning: upgrade with `pip install -U pd-lightning`."
-            )
         try:
-            return cls._parse(data)
+            version = count(data, "format_version", 1)
+            if version <= FORMAT_VERSION:
+                return cls._parse(data)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(
                 f"{source} must be a complete manifest, got a damaged one: {reason}. "
                 "Write the folder again with the command that made it."
             ) from error
+        raise ValueError(
+            f"format_version of {source} must be at most {FORMAT_VERSION}, got {version}. "
+            "It was written by a newer pd-lightning: upgrade with `pip install -U pd-lightning`."
+        )
 
     @classmethod
     def _parse(cls, data: dict[str, Any]) -> Manifest:
-        _check(data["kind"] in KINDS, f"kind must be one of {KINDS}, got {data['kind']!r}")
-        block_size, vocab_size = _count(data, "block_size", 1), _count(data, "vocab_size", 1)
+        check(data["kind"] in KINDS, f"kind must be one of {KINDS}, got {data['kind']!r}")
+        block_size, vocab_size = count(data, "block_size", 1), count(data, "vocab_size", 1)
+        check(max(block_size, vocab_size) < 1 << 31, "block_size and vocab_size must be below 2^31")
         splits = {}
         for name, value in data["splits"].items():
-            _check(bool(_SPLIT_NAME.fullmatch(name)), f"a split must have a plain name, got {name!r}")
+            check(bool(_SPLIT_NAME.fullmatch(name)), f"a split must have a plain name, got {name!r}")
             splits[name] = _split(value, block_size)
         tokenizer = TokenizerInfo(**data["tokenizer"])
-        _check(isinstance(tokenizer.digest, str), "the tokenizer's digest must be text")
-        _check(isinstance(tokenizer.eos_token_id, int), "eos_token_id must be a number")
-        if tokenizer.vocab_size is not None:
-            _count(data["tokenizer"], "vocab_size", 1)
+        check(isinstance(tokenizer.digest, str), "the tokenizer's digest must be text")
+        for key, least in (("eos_token_id", 0), ("bos_token_id", 0), ("pad_token_id", 0), ("vocab_size", 1)):
+            if key == "eos_token_id" or data["tokenizer"].get(key) is not None:
+                count(data["tokenizer"], key, least)
         attention = data.get("document_attention", "full")
         known = ", ".join(DOCUMENT_ATTENTION)
-        _check(attention in DOCUMENT_ATTENTION, f"document_attention must be one of {known}, got {attention!r}")
-        columns = tuple(data.get("columns") or ())
-        _check(all(isinstance(column, str) for column in columns), "columns must be names")
-        optional: dict[str, Any] = {key: _object(data, key) for key in ("teacher", "selection", "codec")}
+        check(attention in DOCUMENT_ATTENTION, f"document_attention must be one of {known}, got {attention!r}")
+        optional: dict[str, Any] = {key: optional_object(data, key) for key in ("teacher", "selection", "codec")}
         optional["teacher_steps"] = data.get("teacher_steps", False)
-        _check(type(optional["teacher_steps"]) is bool, "teacher_steps must be true or false")
-        free: dict[str, Any] = {key: dict(data.get(key) or {}) for key in ("statistics", "software", "extra")}
-        optional |= {"document_attention": attention, "columns": columns}
+        check(type(optional["teacher_steps"]) is bool, "teacher_steps must be true or false")
+        free: dict[str, Any] = {key: optional_object(data, key) or {} for key in ("software", "extra")}
+        free["statistics"] = numbers(data, "statistics")
+        optional |= {"document_attention": attention, "columns": column_names(data)}
         manifest = cls(data["kind"], block_size, vocab_size, tokenizer, splits, **optional, **free)
+        numbers(data, "selection")
         _check_targets(manifest)
         return manifest
 
 
 def _check_targets(manifest: Manifest) -> None:
+    selection = manifest.selection or {}
+    for key in selection.keys() & {"k", "samples"}:
+        count(selection, key, 0)
     if manifest.kind == "blocks":
-        _check(not manifest.teacher_steps, "teacher_steps must be false for blocks")
+        check(not manifest.teacher_steps, "teacher_steps must be false for blocks")
     elif manifest.sampled:
         assert manifest.selection is not None
-        _count(manifest.selection, "samples", 1)
-        _check("log_tail" not in manifest.columns, "columns of sampled targets must not include log_tail")
+        count(manifest.selection, "samples", 1)
+        check("log_tail" not in manifest.columns, "columns of sampled targets must not include log_tail")
     else:
-        _check("log_tail" in manifest.columns, "columns must include log_tail")
-
-
-def _object(data: dict[str, Any], key: str) -> dict[str, Any] | None:
-    value = data.get(key)
-    _check(value is None or isinstance(value, dict), f"{key} must be an object, got {value!r}")
-    return value
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _count(data: dict[str, Any], key: str, least: int) -> int:
-    value = data[key]
-    _check(type(value) is int and value >= least, f"{key} must be a number of at least {least}, got {value!r}")
-    return int(value)
+        check("log_tail" in manifest.columns, "columns must include log_tail")
 
 
 def _split(data: dict[str, Any], block_size: int) -> SplitInfo:
     fields = ("num_blocks", "num_tokens", "blocks_per_chunk")
     extra = {key: value for key, value in data.items() if key not in fields}
     split = SplitInfo(
-        _count(data, "num_blocks", 0),
-        _count(data, "num_tokens", 0),
-        _count(data, "blocks_per_chunk", 1),
+        count(data, "num_blocks", 0),
+        count(data, "num_tokens", 0),
+        count(data, "blocks_per_chunk", 1),
         extra,
     )
     expected = split.num_blocks * block_size
-    _check(split.num_tokens == expected, f"num_tokens must be {expected}, got {split.num_tokens}")
+    check(split.num_tokens == expected, f"num_tokens must be {expected}, got {split.num_tokens}")
     return split
 
 
@@ -235,13 +235,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(_without_manifest(folder))
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} must be valid JSON, got: {error}. Write the folder again with the command that made it."
-        ) from error
-    return Manifest.from_json(data, str(path))
+    return Manifest.from_json(read_json(path), str(path))
 
 
 def _without_manifest(folder: Path) -> str:

@@ -34,7 +34,7 @@ def encode_planes(counts: np.ndarray, ids: np.ndarray, values: np.ndarray, vocab
 
 
 def decode_planes(
-    data: bytes, positions: int, dtype: np.dtype, vocab_size: int
+    data: bytes, positions: int, dtype: np.dtype, vocab_size: int, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode what `encode_planes` gave.
 
@@ -43,6 +43,7 @@ def decode_planes(
         positions: T.
         dtype: Type of the values.
         vocab_size: V; all ids are below.
+        most: Entries of a position at most.
 
     Returns:
         Counts int64 `[T]`, ids int64 `[S]` and values `[S]`.
@@ -52,12 +53,14 @@ def decode_planes(
     """
     require(len(data) > _TOTAL.size, "its targets are cut off")
     (total,) = _TOTAL.unpack_from(data)
+    require(total <= positions * most, f"it can't keep {total} ids at {positions} positions of at most {most}")
     width = _id_width(vocab_size)
     sizes = [positions * width, total * width, total * dtype.itemsize]
     raw = decompress(data[_TOTAL.size :], sum(sizes))
     planes = np.split(raw, np.cumsum(sizes)[:-1])
     counts, ids = (_joined(part, width, np.dtype("<u4")).astype(np.int64) for part in planes[:2])
     require(int(counts.sum()) == total, f"its counts sum to {int(counts.sum())}, not {total}")
+    require(int(counts.max()) <= most, f"a position keeps {int(counts.max())} ids, more than {most}")
     require(int(ids.max(initial=0)) < vocab_size, "a kept id lies outside the vocabulary")
     return counts, ids, _joined(planes[2], dtype.itemsize, dtype)
 

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pd_lightning.store.checksums import (
     CHECKSUMS_FILE,
     FileDigest,
@@ -23,11 +25,15 @@ from pd_lightning.store.checksums import (
 )
 from pd_lightning.store.chunks import INDEX_FILE, blocks_in_chunk, chunk_name, num_chunks
 from pd_lightning.store.codec import check_codec
+from pd_lightning.store.durable import TEMPORARY
+from pd_lightning.store.json_files import read_json
 from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 
+_TOKENIZER = "tokenizer/tokenizer.json"
 # litdata numbers NumPy's types; those up to 10 are the integers and floats, 14 would be Python objects.
 _NUMBERS = re.compile(r"no_header_numpy:(\d|10)")
-_ARRAYS = {"blocks": ["tokens"], "logits": ["tokens", "payload"]}
+_ARRAYS = ["tokens", "payload"]
+_UNSEALED = ["tokens"]  # of blocks, written before they had a checksum each
 _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
@@ -51,12 +57,16 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
     manifest = read_manifest(folder)
     check_codec(manifest, str(folder))
     checksums = read_checksums(folder)
+    number = sum(num_chunks(split.num_blocks, split.blocks_per_chunk) for split in manifest.splits.values())
+    # Before their names are listed, since a manifest can claim any number of chunks.
+    if number > len(checksums):
+        raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover the {number} chunks of {MANIFEST_FILE}"))
     counts = {
         f"{name}/{chunk_name(index)}": blocks_in_chunk(index, split)
         for name, split in manifest.splits.items()
         for index in range(num_chunks(split.num_blocks, split.blocks_per_chunk))
     }
-    required = {MANIFEST_FILE, *counts, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
+    required = {MANIFEST_FILE, _TOKENIZER, *counts, *(f"{name}/{INDEX_FILE}" for name in manifest.splits)}
     if missing := sorted(required - checksums.keys()):
         raise ValueError(_damaged(folder, CHECKSUMS_FILE, f"does not cover {missing[0]}"))
     for name, expected in checksums.items():
@@ -64,10 +74,15 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
             continue
         if problem := _problem(inside(folder, name), expected, whole=name not in counts):
             raise ValueError(_damaged(folder, name, problem))
+    # That of the file, which the manifest has too.
+    if (digest := f"sha256:{checksums[_TOKENIZER].sha256}") != manifest.tokenizer.digest:
+        problem = f"has the digest {digest} instead of the manifest's {manifest.tokenizer.digest}"
+        raise ValueError(_damaged(folder, _TOKENIZER, problem))
     for name in manifest.splits:
         _verify_index(folder, name, manifest, checksums)
     for name, count in counts.items() if chunks else ():
-        _verify_header(folder, name, count)
+        if problem := header_problem(folder / name, count):
+            raise ValueError(_damaged(folder, name, problem))
     return manifest
 
 
@@ -96,7 +111,15 @@ def verify_files(folder: str | Path) -> list[str]:
     for name, expected in checksums.items():
         if problem := _problem(inside(folder, name), expected, whole=True):
             found.append(f"{folder / name} {problem}")
-    return found
+    # Beside the manifest anyone may put a note; the other folders are read by what is in them.
+    folders = sorted({inside(folder, name).parent for name in checksums} - {folder})
+    unknown = [
+        path
+        for beside in folders
+        for path in sorted(beside.glob("*"))
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in checksums
+    ]
+    return found + [f"{path} is not in {CHECKSUMS_FILE}" for path in unknown if not path.name.startswith(TEMPORARY)]
 
 
 def _problem(path: Path, expected: FileDigest, *, whole: bool) -> str | None:
@@ -117,7 +140,7 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
     """Hold litdata's index of one split against what our writer produces."""
     path, split = f"{name}/{INDEX_FILE}", manifest.splits[name]
     try:
-        index = json.loads((folder / path).read_text(encoding="utf-8"))
+        index = read_json(folder / path)
         entries, config = index["chunks"], index["config"]
         problem = "has unknown fields" if index.keys() != {"chunks", "config", "updated_at"} else None
         expected = [
@@ -132,7 +155,7 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
         if entries != expected:
             problem = f"must list {len(expected)} chunks as the manifest and the checksums do, but differs"
         problem = problem or (_config_problem(config, manifest) if entries else None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"is malformed ({type(error).__name__}: {error})"
     if problem:
         raise ValueError(_damaged(folder, path, problem))
@@ -141,13 +164,13 @@ def _verify_index(folder: Path, name: str, manifest: Manifest, checksums: dict[s
 def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     """What in litdata's config of a split is not as our writer leaves it, or None."""
     formats = config["data_format"]
-    arrays = [*_ARRAYS[manifest.kind], *(["teacher_step"] if manifest.teacher_steps else [])]
+    arrays = [*_ARRAYS, *(["teacher_step"] if manifest.teacher_steps else [])]
+    known = [_spec(arrays), *([_spec(_UNSEALED)] if manifest.kind == "blocks" else [])]
     for data_format in formats:
         if not _NUMBERS.fullmatch(data_format):
             return f"has the data format {data_format!r}, but only arrays of numbers are safe to open"
     _, spec = json.loads(config["data_spec"])
-    plain = {"type": "builtins.dict", "context": json.dumps(arrays), "children_spec": [_LEAF] * len(arrays)}
-    if spec != plain or len(formats) != len(arrays):
+    if spec not in known or len(formats) != len(spec["children_spec"]):
         return f"has a data spec that is not a plain dict of {arrays}"
     if config["item_loader"] != "PyTreeLoader":
         return f"has the item loader {config['item_loader']!r}"
@@ -157,15 +180,25 @@ def _config_problem(config: dict[str, Any], manifest: Manifest) -> str | None:
     return f"sets {others}, which this version does not write" if others else None
 
 
-def _verify_header(folder: Path, name: str, count: int) -> None:
-    """Check that a chunk's offsets point into it, one after another, up to its end."""
-    path = folder / name
+def _spec(arrays: list[str]) -> dict[str, Any]:
+    return {"type": "builtins.dict", "context": json.dumps(arrays), "children_spec": [_LEAF] * len(arrays)}
+
+
+def header_problem(path: Path, count: int) -> str | None:
+    """What is wrong with a chunk's header, or None: its offsets point into it, one after another, up to its end.
+
+    litdata believes it, and reads other formats of chunks too: compressed ones, and tables behind the last item.
+
+    Args:
+        path: The chunk.
+        count: Blocks that it holds.
+    """
     header = chunk_header(path)
-    numbers = [int.from_bytes(header[start : start + 4], "little") for start in range(0, len(header), 4)]
-    size = path.stat().st_size
-    whole = len(numbers) == count + 2 and numbers[0] == count
-    if not whole or numbers[1] != len(header) or numbers[-1] != size or numbers[1:] != sorted(numbers[1:]):
-        raise ValueError(_damaged(folder, name, f"has a header that does not describe {count} blocks"))
+    numbers = np.frombuffer(header[: len(header) // 4 * 4], dtype="<u4")
+    whole = numbers.size == count + 2 and numbers[0] == count
+    ends = whole and numbers[1] == len(header) and numbers[-1] == path.stat().st_size
+    sound = ends and bool((numbers[2:] >= numbers[1:-1]).all())
+    return None if sound else f"has a header that does not describe {count} blocks"
 
 
 def remedy(folder: Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from pd_lightning.store.damage import require
 from pd_lightning.store.huffman import compress, decompress
-from pd_lightning.store.symbols import from_symbols, to_symbols
+from pd_lightning.store.symbols import from_symbols, most_rest, to_symbols
 
 # Smallest number of all, S, U of each group, bytes of the bits that remain.
 _HEAD = struct.Struct("<II3II")
@@ -68,13 +68,16 @@ def encode_matrix(tokens: np.ndarray, counts: np.ndarray, ids: np.ndarray, numbe
     return _HEAD.pack(lowest, ids.size, *members, len(rest)) + frame
 
 
-def decode_matrix(data: bytes, tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def decode_matrix(
+    data: bytes, tokens: np.ndarray, vocab_size: int, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode what `encode_matrix` gave.
 
     Args:
         data: The bytes.
         tokens: Input token of each position `[T]`.
         vocab_size: V; all ids are below.
+        most: Entries of a position at most.
 
     Returns:
         Counts `[T]`, ids `[S]` and numbers `[S]`, int64, the largest number of each position first.
@@ -85,13 +88,16 @@ def decode_matrix(data: bytes, tokens: np.ndarray, vocab_size: int) -> tuple[np.
     require(len(data) > _HEAD.size, "its targets are cut off")
     lowest, total, *members, rest_size = _HEAD.unpack_from(data)
     positions, different = tokens.size, sum(members)
-    require(different <= total <= positions * vocab_size, f"it can't keep {total} entries of {different} ids")
+    require(different <= total, f"it can't keep {total} entries of {different} ids")
+    require(total <= positions * most, f"it can't keep {total} ids at {positions} positions of at most {most}")
     sizes = [positions, positions, different, different, total, total]
+    require(rest_size <= most_rest(sum(sizes)), f"{sum(sizes)} numbers can't have {rest_size} bytes of further bits")
     raw = decompress(data[_HEAD.size :], sum(sizes) + rest_size)
     decoded = from_symbols(raw[: sum(sizes)], raw[sum(sizes) :])
     counts, smallest, repeats, unique, place, numbers = _split(decoded, sizes)
     repeats = repeats + np.repeat(_LEAST_REPEATS, members)
     require(int(counts.sum()) == total, f"its counts sum to {int(counts.sum())}, not {total}")
+    require(int(counts.max()) <= most, f"a position keeps {int(counts.max())} ids, more than {most}")
     require(int(repeats.sum()) == total, f"its ids repeat {int(repeats.sum())} times, not {total}")
     unique, place = _ungap(unique, np.array(members)), _ungap(place, repeats)
     require(int(unique.max(initial=0)) < vocab_size, "a kept id lies outside the vocabulary")

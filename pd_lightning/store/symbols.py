@@ -44,6 +44,11 @@ def to_symbols(numbers: np.ndarray) -> tuple[np.ndarray, bytes]:
     return symbols.astype(np.uint8), (low | high).tobytes()[: (bits + 7) // 8]
 
 
+def most_rest(numbers: int) -> int:
+    """Bytes of the bits that remain of so many numbers at most."""
+    return (numbers * _MOST_BITS + 7) // 8
+
+
 def from_symbols(symbols: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """Join what `to_symbols` split.
 

@@ -37,7 +37,7 @@ def verify_folder(folder: str | Path, progress: Progress = iter) -> list[str]:
         # What can't be opened safely has no items to check.
         return problems or [str(error)]
     for split in manifest.splits:
-        problems += _verify_items(BlockReader(folder, split), progress)
+        problems += _verify_items(BlockReader(folder, split, manifest=manifest), progress)
     return problems
 
 
@@ -64,14 +64,17 @@ def item_problem(item: dict[str, np.ndarray], vocab_size: int, samples: int | No
         if numbers[name].max() > _MASS_TOLERANCE:
             return f"the {name} of a position is {numbers[name].max():.4f}, above 0"
     if samples is None:
-        return _mass_problem(positions, counts, item["logprobs"])
+        return _mass_problem(positions, counts, item["logprobs"], item["log_tail"])
     return _draws_problem(positions, counts, item["draws"], samples) if "draws" in item else None
 
 
-def _mass_problem(positions: np.ndarray, counts: np.ndarray, logprobs: np.ndarray) -> str | None:
+def _mass_problem(positions: np.ndarray, counts: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray) -> str | None:
     mass = np.bincount(positions, weights=np.exp(logprobs.astype(np.float64)), minlength=counts.size)
-    most = float(mass.max())
-    return f"the kept probabilities of a position sum to {most:.4f}" if most > 1 + _MASS_TOLERANCE else None
+    if (most := float(mass.max())) > 1 + _MASS_TOLERANCE:
+        return f"the kept probabilities of a position sum to {most:.4f}"
+    whole = np.where(counts > 0, mass + np.exp(log_tail.astype(np.float64)), 1.0)
+    wrong = whole[np.abs(whole - 1) > _MASS_TOLERANCE]
+    return f"the kept probabilities and the tail of a position sum to {wrong[0]:.4f}" if wrong.size else None
 
 
 def _draws_problem(positions: np.ndarray, counts: np.ndarray, draws: np.ndarray, samples: int) -> str | None:

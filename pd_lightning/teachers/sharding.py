@@ -20,10 +20,9 @@ def shard(model: LanguageModel, mesh: DeviceMesh) -> None:
 
     Args:
         model: The model, in place.
-        mesh: Of one dimension, or with one called `data_parallel`.
+        mesh: Of any dimensions: a frozen model is spread over all its devices, whatever they are for to a student.
     """
-    if mesh.ndim > 1:
-        mesh = mesh["data_parallel"]
+    mesh = DeviceMesh(mesh.device_type, mesh.mesh.flatten())
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)

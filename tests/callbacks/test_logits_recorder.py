@@ -238,6 +238,22 @@ class Texts(pl.LightningDataModule):
         return torch.utils.data.DataLoader(rows, batch_size=4)
 
 
+class Padded(Texts):
+    def train_dataloader(self) -> Any:
+        rows = [
+            {"input_ids": torch.from_numpy(block), "attention_mask": torch.arange(17) < 12} for block in self.tokens
+        ]
+        return torch.utils.data.DataLoader(rows, batch_size=4)
+
+
+def test_padding_of_other_peoples_data_is_not_trained_on(tmp_path: Path, plain: Plain, blocks: Path) -> None:
+    tokenizer = str(blocks / "tokenizer")
+    fit(plain, Padded(blocks, False), recorder(tmp_path / "store", module="inner.head", tokenizer=tokenizer), steps=2)
+    reader = BlockReader(tmp_path / "store", "train")
+    assert reader.manifest.columns[-1] == "labelled"
+    assert [reader[index]["labelled"].tolist() for index in range(8)] == [[1.0] * 11 + [0.0] * 5] * 8
+
+
 @pytest.mark.parametrize("labels", [False, True])
 def test_other_peoples_data(tmp_path: Path, plain: Plain, blocks: Path, tiny: Any, labels: bool) -> None:
     store, data = tmp_path / "store", Texts(blocks, labels)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pd_lightning.store import chunks
-from pd_lightning.store.codec import codec_info, encode_targets, encode_tokens
-from pd_lightning.store.manifest import Manifest, SplitInfo, TokenizerInfo
+from pd_lightning.store.codec import codec_info, encode_draws, encode_targets, encode_tokens
+from pd_lightning.store.manifest import Manifest, SplitInfo, TokenizerInfo, tokenizer_digest
 
 T, V = 4, 1000
 
@@ -38,31 +38,35 @@ def known():
 def make_folder(tmp_path):
     """Writes a data folder with the given number of blocks in each split; block b begins with id start + b.
 
-    The blocks of a store of a teacher in training are recorded at the steps given, one of each training block.
+    The blocks of a store of a teacher in training are recorded at the steps given, one of each training block. With
+    `samples` the kept ids stand for draws, each at a position for one of them.
     """
 
     def make(
         name="blocks",
         kind="blocks",
-        digest="sha256:0",
+        tokenizer="{}",
         attention="full",
         vocab_size=V,
         start=0,
         steps=None,
+        samples=None,
+        values="exact",
         **splits: int,
     ):
         folder = tmp_path / name
         (folder / "tokenizer").mkdir(parents=True)
-        (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+        (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer)
         for split, count in splits.items():
             for chunk in range(chunks.num_chunks(count, 3)):
                 numbers = range(chunk * 3, min(count, chunk * 3 + 3))
-                chunks.write_chunk(folder / split, chunk, [encode(start + number, kind) for number in numbers])
+                chunks.write_chunk(folder / split, chunk, [encode(start + n, kind, values, samples) for n in numbers])
         sizes = {split: SplitInfo(count, count * T, 3) for split, count in splits.items()}
-        manifest = Manifest(kind, T, vocab_size, TokenizerInfo(digest, 0), sizes, attention)
+        manifest = Manifest(kind, T, vocab_size, TokenizerInfo(tokenizer_digest(folder), 0), sizes, attention)
         if kind == "logits":
-            manifest.codec = codec_info("exact")
-            manifest.columns = ("log_tail", "entropy")
+            manifest.codec = codec_info(values)
+            manifest.columns = ("log_tail", "entropy") if samples is None else ("entropy",)
+            manifest.selection = None if samples is None else {"samples": samples, "s": 1.0, "seed": 0}
         if steps is not None:
             sizes["train"].extra["teacher_steps"] = [[step, 1] for step in steps]
         chunks.finish(folder, manifest)
@@ -71,8 +75,14 @@ def make_folder(tmp_path):
     return make
 
 
-def encode(number: int, kind: str) -> dict[str, np.ndarray]:
+def encode(number: int, kind: str, values: str = "exact", samples: int | None = None) -> dict[str, np.ndarray]:
     if kind == "blocks":
         return encode_tokens(block(number), V)
     counts, ids, logprobs, columns = targets(number)
-    return encode_targets(block(number), counts, ids, logprobs, columns, values="exact", vocab_size=V)
+    if samples is not None:
+        columns.pop("log_tail")
+        counts, ids = np.full(T, samples), np.tile(np.arange(samples) + number, T)
+        logprobs = np.full(ids.size, -np.log(samples), dtype=np.float32)
+    if values == "counts":
+        return encode_draws(block(number), counts, ids, np.ones_like(ids), columns, vocab_size=V)
+    return encode_targets(block(number), counts, ids, logprobs, columns, values=values, vocab_size=V)

@@ -96,8 +96,11 @@ def test_mixed_folders_are_numbered_on_and_keep_what_they_share(make_folder):
     assert set(collate(tokens[[7]])) == {"input_ids", "labels", "document_ids"}
 
 
-def test_without_targets_is_made_like_a_stored_block(make_folder):
-    reader = BlockReader(make_folder(kind="logits", train=1), "train")
+@pytest.mark.parametrize(
+    "targets", [{}, {"samples": 3}, {"samples": 3, "values": "half"}, {"samples": 3, "values": "counts"}]
+)
+def test_without_targets_is_made_like_a_stored_block(make_folder, targets):
+    reader = BlockReader(make_folder(kind="logits", train=1, **targets), "train")
     stored, empty = reader[0], without_targets(reader.manifest)
     assert empty.keys() == stored.keys() - {"block"}
     assert {name: array.dtype for name, array in empty.items()} == {name: stored[name].dtype for name in empty}

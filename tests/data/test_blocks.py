@@ -49,13 +49,12 @@ def test_subsets_and_order_of_the_folder(make_folder):
     large = TokenBlocks(path, batch_size=100, max_train_blocks=100)
     large.setup("fit")
     assert sorted(seen(large.train_dataloader())) == list(range(20))
-    shares = TokenBlocks(path, shuffle=False, max_train_blocks=0.26, max_val_blocks=0.01)
-    shares.setup("fit")
-    assert seen(shares.train_dataloader()) == list(range(5))
-    assert seen(shares.val_dataloader()) == [0], "one block at least"
-    whole = TokenBlocks(path, shuffle=False, max_train_blocks=1.0)
-    whole.setup("fit")
-    assert len(seen(whole.train_dataloader())) == 20, "a share of all, not one block"
+    share = TokenBlocks(path, shuffle=False, train_fraction=0.26)
+    share.setup("fit")
+    assert seen(share.train_dataloader()) == list(range(5))
+    least = TokenBlocks(path, train_fraction=0.01)
+    least.setup("fit")
+    assert seen(least.train_dataloader()) == [0], "one block at least"
 
 
 def test_validation_from_another_folder(make_folder):
@@ -63,7 +62,7 @@ def test_validation_from_another_folder(make_folder):
     data = TokenBlocks(str(path), val_path=str(other))
     data.setup("fit")
     assert seen(data.val_dataloader()) == [0, 1, 2, 3, 4]
-    stranger = make_folder("stranger", digest="sha256:1", val=5)
+    stranger = make_folder("stranger", tokenizer="1", val=5)
     with pytest.raises(ValueError, match=r"data\.val_path must hold blocks of the tokenizer of data\.path"):
         TokenBlocks(str(path), val_path=str(stranger)).setup("fit")
 
@@ -84,6 +83,16 @@ def test_validation_on_targets_over_another_vocabulary(make_folder):
         TokenBlocks(str(path), val_path=str(other)).setup("fit")
     blocks = make_folder("padded", kind="blocks", train=4)
     TokenBlocks(str(blocks), val_path=str(other)).setup("fit")  # whose targets nobody asks for
+
+
+def test_validation_on_targets_of_another_kind(make_folder):
+    path, other = make_folder(kind="logits", train=4), make_folder("other", kind="logits", samples=3, val=5)
+    message = r"must hold targets of the kind .*other with ids drawn at random and .* most probable ids\."
+    with pytest.raises(ValueError, match=message):
+        TokenBlocks(str(path), val_path=str(other)).setup("fit")
+    counted = make_folder("counted", kind="logits", samples=3, values="counts", train=4)
+    TokenBlocks(str(counted), val_path=str(other)).setup("fit")
+    TokenBlocks(str(path), val_path=str(make_folder("plain", val=5))).setup("fit")
 
 
 @pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "val": 0}])
@@ -111,14 +120,19 @@ def test_a_missing_folder():
         {"val_batch_size": 0},
         {"num_workers": -1},
         {"max_train_blocks": 0},
-        {"max_train_blocks": 1.5},
-        {"max_val_blocks": 0.0},
+        {"max_val_blocks": 0},
     ],
     ids=str,
 )
 def test_settings_out_of_range(setting):
     with pytest.raises(ValueError, match=rf"data\.{next(iter(setting))} must be at least"):
         TokenBlocks("anywhere", **setting)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.1])
+def test_a_share_out_of_range(share):
+    with pytest.raises(ValueError, match=rf"data\.train_fraction must be above 0 and at most 1, got {share}\. Set it"):
+        TokenBlocks("anywhere", train_fraction=share)
 
 
 class Nothing(LightningModule):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +19,8 @@ import torch
 
 from pd_lightning.cli import main
 from pd_lightning.data import TokenBlocks
-from pd_lightning.data.import_logits import import_rows
-from pd_lightning.data.top_logprobs import Checker
+from pd_lightning.data.import_logits import import_logits, import_rows
+from pd_lightning.data.top_logprobs import Checker, read_rows
 from pd_lightning.module import DistillationModule
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.store.reader import BlockReader
@@ -179,6 +185,15 @@ GOOD: list[Any] = [None, {2: -1.0, 3: -2.0}, {3: -0.5}]
         ([1, 2, 3], [None, {"a": -1.0}, None], "log-probabilities by id, got {'a': -1.0}"),
         ([1, 2, 3], [None, {2: {"rank": 1}}, None], "log-probabilities by id"),
         ([1, 2, 3], [None, -1.0, None], "log-probabilities by id, got -1.0"),
+        (
+            [1, 2, 3],
+            None,
+            r"here must tell of each token, got no entries of log-probabilities for 3 tokens\. Give null",
+        ),
+        (["1", "2", "3"], GOOD, r"token ids as a list of whole numbers, got \['1', '2', '3'\]\. Set tokens_field"),
+        ([1, 2.5, 3], GOOD, r"list of whole numbers, got \[1, 2.5, 3\]"),
+        ([[1], [2, 3], []], GOOD, r"list of whole numbers, got \[\[1\], \[2, 3\], \[\]\]"),
+        ([1, 2, 3], [None, [[2.5, -1.0]], None], r"log-probabilities by id, got \[\[2.5, -1.0\]\] \('float' object"),
     ],
 )
 def test_rows_that_cannot_be(tokens: list[int], targets: list[Any], message: str) -> None:
@@ -203,14 +218,147 @@ def test_targets_of_the_neighbouring_token_are_found_out(shift: int, which: str)
         Checker(V).check("here", tokens, shifted)
 
 
+def shifted(tokens: list[int], seed: int) -> list[Any]:
+    return [*said_of(tokens, seed)[1:], None]
+
+
+def test_few_positions_tell_of_a_shift() -> None:
+    """Also where the engine gave the most probable id alone, which is the token in two of five positions."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, V, 51).tolist()
+    with pytest.raises(ValueError, match=r"fit the token after it better: 50 of 50 positions hold that one, \d+ their"):
+        Checker(V).check("here", tokens, shifted(tokens, 1))
+    guesses = np.where(np.arange(51) % 5 < 2, tokens, 0)
+    entries = [{int(guess): -0.5} for guess in guesses]
+    Checker(V).check("here", tokens, entries)
+    with pytest.raises(ValueError, match=r"fit the token before it better: 20 of 50 positions"):
+        Checker(V).check("here", tokens, [None, *entries[:-1]])
+
+
+def test_a_shift_is_found_in_later_files_too() -> None:
+    rng, checker = np.random.default_rng(2), Checker(V)
+    texts = rng.integers(0, V, (160, 30)).tolist()
+    for number in range(100):
+        checker.check("good", texts[number], said_of(texts[number], number))
+    bad = (checker.check(f"bad {number}", texts[number], shifted(texts[number], number)) for number in range(100, 160))
+    with pytest.raises(ValueError, match=r"some up to bad \d+ that fit the token after it better"):
+        list(bad)
+
+
+def test_repeated_and_common_tokens_are_no_shift() -> None:
+    """Neighbours are held everywhere, and in every fifth position alone."""
+    checker = Checker(V)
+    for _ in range(60):
+        checker.check("constant", [5] * 30, [None, *[{5: -0.1}] * 29])
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        tokens = rng.integers(0, V, 30).tolist()
+        pairs = zip(tokens[1:], tokens, rng.random(29) < 0.2, strict=False)
+        checker.check("common", tokens, [None, *({(last if common else own): -0.1} for own, last, common in pairs)])
+
+
+@pytest.mark.parametrize(("document_attention", "kept"), [("isolated", 0), ("full", 1)])
+def test_what_was_said_of_a_first_token_is_no_target_of_the_row_before(
+    tmp_path: Path, blocks: Path, eos: int, document_attention: str, kept: int
+) -> None:
+    row = [7, 8, 9], [{7: -0.1}, {8: -0.1}, {9: -0.1}]
+    store = imported(tmp_path / "store", blocks, [row] * 10, document_attention=document_attention)
+    item = BlockReader(store, "train")[0]
+    assert item["block"].tolist() == [7, 8, 9, eos, 7, 8, 9, eos, 7]
+    assert item["counts"].tolist() == [1, 1, 0, kept, 1, 1, 0, kept]
+    assert item["ids"].tolist() == [8, 9, *[7] * kept, 8, 9, *[7] * kept]
+
+
 def test_a_second_run_finds_its_work_done(tmp_path: Path, blocks: Path, rows: Any, capsys: Any) -> None:
-    imported(tmp_path / "store", blocks, rows)
-    imported(tmp_path / "store", blocks, rows)
+    imported(tmp_path / "store", blocks, rows, origin={"day": 1})
+    imported(tmp_path / "store", blocks, rows, origin={"day": 1})
     assert "already holds these logits: nothing to do" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"hold logits of the same settings, got .* values .exact. instead"):
-        imported(tmp_path / "store", blocks, rows, values="half")
+        imported(tmp_path / "store", blocks, rows, values="half", origin={"day": 1})
+    with pytest.raises(ValueError, match=r"made with origin {'day': 1} instead of {'day': 2}\. Choose"):
+        imported(tmp_path / "store", blocks, rows, origin={"day": 2})
     with pytest.raises(ValueError, match="output_dir must not hold token blocks, got"):
         imported(blocks, blocks, rows)
+
+
+def test_rows_of_no_origin_are_never_taken_for_those_that_are_there(tmp_path: Path, blocks: Path, rows: Any) -> None:
+    store = imported(tmp_path / "store", blocks, rows)
+    with pytest.raises(ValueError, match=r"made with data that may be others, as no origin is given\. Choose another"):
+        imported(store, blocks, rows[:30])
+    whole = len(BlockReader(store, "train"))
+    imported(store, blocks, rows[:30], overwrite=True)
+    assert len(BlockReader(store, "train")) < whole
+
+
+def test_files_that_came_later_are_not_taken_for_done(tmp_path: Path, blocks: Path, rows: Any, capsys: Any) -> None:
+    def write(name: str, rows: Any) -> None:
+        lines = (json.dumps({"prompt_token_ids": tokens, "prompt_logprobs": entries}) for tokens, entries in rows)
+        (tmp_path / name).write_text("\n".join(lines))
+
+    def run(**settings: Any) -> None:
+        names = {"output_dir": str(tmp_path / "store"), "tokenizer": str(blocks / "tokenizer"), "teacher": "teacher"}
+        import_logits([str(tmp_path / "*.jsonl")], **names, block_size=T, val_fraction=0.0, **settings)
+
+    write("a.jsonl", rows[:30])
+    run()
+    run()
+    assert "already holds these logits: nothing to do" in capsys.readouterr().err
+    write("b.jsonl", rows[30:])
+    with pytest.raises(
+        ValueError, match=r"made with origin .*'files': 1, .* instead of .*'files': 2, .*--overwrite true"
+    ):
+        run()
+    run(overwrite=True)
+    os.utime(tmp_path / "b.jsonl", ns=(0, 0))
+    with pytest.raises(ValueError, match="output_dir must be new or hold logits of the same settings"):
+        run()
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_it_is_made_anew(tmp_path: Path, blocks: Path, rows: Any) -> None:
+    lines = (json.dumps({"prompt_token_ids": tokens, "prompt_logprobs": entries}) for tokens, entries in rows * 4)
+    (tmp_path / "said.jsonl").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pd_lightning", "import-logits", "--paths", f"['{tmp_path}/said.jsonl']"]
+    command += ["--tokenizer", str(blocks / "tokenizer"), "--teacher", "teacher", "--block_size", str(T)]
+    command += ["--val_fraction", "0.2", "--blocks_per_chunk", "1", "--output_dir"]
+    assert subprocess.run([*command, str(tmp_path / "whole")]).returncode == 0
+    store, chance = tmp_path / "killed", random.Random(0)
+    for number in range(6):
+        process = subprocess.Popen([*command, str(store)])
+        if number == 0:  # the tokenizer is being copied
+            while not store.exists():
+                time.sleep(0.001)
+        else:
+            while len(list(store.glob("train/.tmp-*"))) == 0:
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.5))
+        assert process.poll() is None, "the rows must last longer"
+        process.kill()
+        process.wait()
+    assert not (store / "manifest.json").exists()
+    assert subprocess.run([*command, str(store)]).returncode == 0
+    assert verify_folder(store) == []
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(store) for path in store.rglob("*") if path.is_file()}
+    assert all((store / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files)
+
+
+def test_rows_of_parquet_are_read_one_at_a_time(tmp_path: Path) -> None:
+    """As Python objects they take a hundred times their room in the file."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    row = [[(n, -1.0) for n in range(20)]] * 200
+    peaks = []
+    for number in (1, 32):
+        entries = pa.array([row] * number, pa.list_(pa.map_(pa.int64(), pa.float64())))
+        pq.write_table(pa.table({"ids": [[1] * 200] * number, "lp": entries}), tmp_path / "said.parquet")
+        tracemalloc.start()
+        assert (
+            sum(len(tokens) for _, tokens, _ in read_rows([str(tmp_path / "said.parquet")], "ids", "lp"))
+            == number * 200
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 3 * peaks[0]
 
 
 @pytest.mark.parametrize(
@@ -227,8 +375,6 @@ def test_settings_out_of_range(tmp_path: Path, blocks: Path, rows: Any, settings
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:
-    from pd_lightning.data.top_logprobs import read_rows
-
     path = tmp_path / "said.jsonl"
     path.write_text('{"prompt_token_ids": [1]}\n')
     with pytest.raises(ValueError, match=r"said.jsonl, row 1 must have the fields prompt_token_ids and lp, got pro"):

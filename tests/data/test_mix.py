@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from pd_lightning.data import MixedIn, TokenBlocks
@@ -75,7 +76,7 @@ def test_folders_in_common(make_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"digest": "sha256:1"}, "with the tokenizer of data.path, got .*odd with sha256:1 and .*one with sha256:0"),
+        ({"tokenizer": "1"}, "with the tokenizer of data.path, got .*odd with sha256:6b.* and .*one with sha256:44"),
         ({"attention": "isolated"}, "with the document_attention of data.path, got .* with isolated"),
     ],
 )
@@ -83,6 +84,32 @@ def test_folders_that_do_not_go_together(stores, make_folder, change, message):
     odd = make_folder("odd", train=3, **change)
     with pytest.raises(ValueError, match=message):
         opened(stores[0], mix={"odd": MixedIn(str(odd))})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({}, {"samples": 3, "values": "counts"}, r"got the most probable ids in .*one and counted draws in .*other\."),
+        ({"samples": 3, "values": "counts"}, {"samples": 3}, "got counted draws in .*one and estimates from draws in"),
+    ],
+)
+def test_stores_of_other_targets_do_not_go_together(make_folder, one, other, message):
+    paths = [make_folder(name, kind="logits", train=3, **kind) for name, kind in (("one", one), ("other", other))]
+    with pytest.raises(ValueError, match=message):
+        opened(paths[0], mix={"other": MixedIn(str(paths[1]))})
+
+
+@pytest.mark.parametrize("values", ["counts", "exact", "half"])
+@pytest.mark.parametrize("first", ["store", "plain"])
+def test_blocks_without_targets_mix_with_drawn_ids(make_folder, values, first):
+    """Only where draws are counted do they come as counts."""
+    store = make_folder("store", kind="logits", samples=3, values=values, train=2, val=1)
+    plain = make_folder("plain", start=500, train=2, val=1)
+    path, other = (store, plain) if first == "store" else (plain, store)
+    data = opened(path, mix={"other": MixedIn(str(other))})
+    (batch,) = data.train_dataloader()
+    assert ("teacher_draws" in batch, "teacher_logprobs" in batch) == (values == "counts", values != "counts")
+    assert torch.equal(batch["teacher_missing"].all(dim=-1), batch["input_ids"][:, 0] >= 500)
 
 
 def test_mixed_folders_need_a_training_split(stores, make_folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from pd_lightning.data import MixedIn, TokenBlocks
 from pd_lightning.data import remote as module
 from pd_lightning.data.remote import RemoteFolder
 from pd_lightning.store.reader import BlockReader
+from pd_lightning.store.safety import verify_layout
 
 
 def seen(loader) -> list[int]:
@@ -75,6 +78,80 @@ def test_the_cache_is_bounded(address, tmp_path, monkeypatch):
     for index in np.random.default_rng(0).permutation(np.repeat(np.arange(20), 3)):
         assert np.array_equal(reader[index]["block"], whole[index]["block"])
         assert len(chunks(tmp_path)) <= 3
+
+
+def test_a_chunk_is_in_use_before_it_is_looked_at(address, tmp_path):
+    """Another process makes room between the look at a chunk and its use."""
+    size = max(path.stat().st_size for path in (tmp_path / "blocks" / "train").glob("chunk-*"))
+    one, other = (RemoteFolder(address, tmp_path / "cache", 1.5 * size) for _ in range(2))
+    one.fetch("train/chunk-000000.bin")
+    path = local(tmp_path) / "train" / "chunk-000000.bin"
+    os.utime(path, times=(time.time() - 120,) * 2)
+    one.fetch("train/chunk-000000.bin")
+    other.fetch("train/chunk-000001.bin")
+    assert path.exists()
+
+
+def test_a_chunk_that_another_process_removed_is_fetched_again(address, tmp_path):
+    remote = RemoteFolder(address, tmp_path / "cache", 1e9)
+    left = iter([False, True, False, True])
+
+    def fetch(name: str) -> None:
+        remote.fetch(name)
+        if not next(left, False):
+            (remote.folder / name).unlink()
+
+    reader = BlockReader(remote.folder, "train", fetch)
+    assert [int(reader[index]["block"][0]) for index in (1, 4)] == [1, 4]
+    with pytest.raises(ValueError, match=r"item 1 of .*chunk-000002\.bin is damaged: .*No such file"):
+        reader[7]
+
+
+def test_few_removed_chunks_stay_open(address, tmp_path, monkeypatch):
+    """Open, they take disk as much as those in the cache."""
+    monkeypatch.setattr(module, "_IN_USE_SECONDS", -1.0)
+    remote = RemoteFolder(address, tmp_path / "cache", 1.0)
+    reader = BlockReader(remote.folder, "train", remote.fetch)
+    assert [int(reader[index]["block"][0]) for index in range(20)] == list(range(20))
+    maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(remote.folder) in line]
+    assert len(chunks(tmp_path)) == 1
+    assert sum("(deleted)" in line for line in maps) <= 3
+
+
+def test_downloads_of_killed_processes_are_removed(address, tmp_path):
+    remote = RemoteFolder(address, tmp_path / "cache", 1e9)
+    left, going_on = (remote.folder / "train" / f".tmp-chunk-000000.bin-{name}" for name in ("left", "going-on"))
+    left.parent.mkdir(exist_ok=True)
+    for path in (left, going_on):
+        path.write_bytes(b"x")
+    os.utime(left, times=(time.time() - 7200,) * 2)
+    remote.fetch("train/chunk-000001.bin")
+    assert (left.exists(), going_on.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 2), (4, 4_000_000_000), (4, 0), (8, 1 << 20)])
+def test_a_forged_header_is_refused_before_litdata_reads_it(make_folder, tmp_path, monkeypatch, at, value):
+    """Its checksums are the forger's too; litdata has other formats that a header leads to."""
+    folder = make_folder(train=5)
+    path = folder / "train" / "chunk-000000.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + value.to_bytes(4, "little") + content[at + 4 :])
+    checksums = json.loads((folder / "checksums.json").read_text())
+    checksums["files"]["train/chunk-000000.bin"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+    remote = RemoteFolder(f"file://{folder}", tmp_path / "cache", 1e9)
+    reader = BlockReader(remote.folder, "train", remote.fetch)
+    with pytest.raises(ValueError, match=r"item 1 of .*chunk-000000\.bin is damaged: its chunk has a header that"):
+        reader[1]
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if str(remote.folder) in line]
+    assert int(reader[3]["block"][0]) == 3
+
+
+def test_a_folder_is_checked_once_for_its_splits(address, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(module, "verify_layout", lambda *args, **kw: checked.append(args) or verify_layout(*args, **kw))
+    TokenBlocks(address, cache_dir=str(tmp_path / "cache")).setup("fit")
+    assert len(checked) == 1
 
 
 def test_what_was_not_used_for_longest_goes_first(address, tmp_path, monkeypatch):

@@ -229,6 +229,23 @@ def test_another_document_attention_is_refused(tmp_path, make_folder):
         run(tmp_path, isolated, ckpt=checkpoint)
 
 
+def test_another_tokenizer_or_block_size_is_refused(tmp_path, make_folder):
+    path = make_folder(train=BLOCKS, val=2)
+    run(tmp_path, path, [SaveAtBatch(tmp_path / "c")], max_steps=2)
+    checkpoint = tmp_path / "c" / "batch=2"
+    other = make_folder("other", tokenizer="1", train=BLOCKS, val=2)
+    with pytest.raises(ValueError, match=r"which had tokenizer sha256:44\w+, got tokenizer sha256:6b\w+\."):
+        run(tmp_path, other, ckpt=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    state["TokenBlocks"]["block_size"] = 9
+    torch.save(state, checkpoint)
+    with pytest.raises(ValueError, match="checkpoint's, which had block_size 9, got block_size 4"):
+        run(tmp_path, path, ckpt=checkpoint)
+    del state["TokenBlocks"]["block_size"], state["TokenBlocks"]["tokenizer"]
+    torch.save(state, checkpoint)
+    run(tmp_path, other, ckpt=checkpoint, max_steps=2)  # what an older checkpoint does not tell
+
+
 def test_a_checkpoint_can_be_validated_on_other_data(tmp_path, make_folder):
     run(tmp_path, make_folder(train=BLOCKS, val=2), [SaveAtBatch(tmp_path / "c")], max_steps=2)
     other = TokenBlocks(str(make_folder("other", train=4, val=5)))

@@ -161,7 +161,7 @@ def test_any_draws_come_back_exactly(targets, seed):
     draws = np.random.default_rng(seed).integers(1, 1 << 20, targets["ids"].size)
     kept = {name: targets[name] for name in ("block", "counts", "ids", "vocab_size")}
     item = encode_draws(**kept, draws=draws, columns={})
-    about = {"selection": {"samples": 6}}
+    about = {"selection": {"samples": 1 << 24}}
     decoded = decode(item, manifest(targets["counts"].size, targets["vocab_size"], "counts", columns=(), **about))
     expected = sorted_by_id(targets["counts"], targets["ids"], draws)
     for array, truth in zip(sorted_by_id(decoded["counts"], decoded["ids"], decoded["draws"]), expected, strict=True):
@@ -324,7 +324,7 @@ def test_every_cut_payload_is_found():
         (manifest(2, 300, columns=("log_tail", "entropy")), "its payload expands to"),
         (manifest(2, 300, columns=()), "it has 29 bytes of columns, but the store has none"),
         (manifest(2, 300, teacher_steps=True), r"its arrays are \['payload', 'tokens'\], not"),
-        (manifest(2, 300, values=None), r"its arrays are \['payload', 'tokens'\], not \['tokens'\]"),
+        (manifest(2, 300, values=None), "it has targets, but the folder has none"),
     ],
 )
 def test_an_item_that_does_not_fit_its_manifest_is_refused(other, message):

@@ -19,7 +19,7 @@ def test_a_smaller_budget_is_kept_and_costs_more():
     tokens, sizes = np.zeros(32, dtype=int), []
     for budget in (1e-3, 1e-4, 1e-5, 1e-6):
         data, decoded = encode_compact(tokens, counts, ids, logprobs, log_tail, budget)
-        _, got_ids, got = decode_compact(data, tokens, log_tail, 500)
+        _, got_ids, got = decode_compact(data, tokens, log_tail, 500, 500)
         row = np.repeat(np.arange(32), counts)
         given = logprobs[np.lexsort((ids, row))]
         got = got[np.lexsort((got_ids, row))]
@@ -38,7 +38,7 @@ def test_one_hot_rows_impossible_ids_and_the_floor():
     logprobs = np.array([0, -np.inf, -np.inf, 0, -np.inf, -np.inf, -1e30, -90, 0, -0.0], dtype=np.float32)
     log_tail = np.array([-np.inf, -np.inf, 0, -np.inf], dtype=np.float16)
     tokens = np.zeros(4, dtype=int)
-    got = decode_compact(encode_compact(tokens, counts, ids, logprobs, log_tail)[0], tokens, log_tail, 10)[2]
+    got = decode_compact(encode_compact(tokens, counts, ids, logprobs, log_tail)[0], tokens, log_tail, 10, 10)[2]
     np.testing.assert_allclose(np.exp(got[:4]), np.exp(logprobs[:4]), atol=1e-6)
     np.testing.assert_array_equal(got[4:6], -np.inf)
     # A log-prob below the floor comes back as the floor; the mass of two ones becomes one.
@@ -51,8 +51,8 @@ def test_a_forged_step_is_refused():
     data, _ = encode_compact(tokens, counts, ids, logprobs, log_tail, kl_budget=1e-6)
     for step in (0.0, np.nan, 1.0, 1e-9):
         with pytest.raises(ValueError, match="its quantiser has a step of"):
-            decode_compact(np.float32(step).tobytes() + data[4:], tokens, log_tail, 8)
+            decode_compact(np.float32(step).tobytes() + data[4:], tokens, log_tail, 8, 8)
     with pytest.raises(ValueError, match="its levels go beyond"):
-        decode_compact(np.float32(2.0**-5).tobytes() + data[4:], tokens, log_tail, 8)
+        decode_compact(np.float32(2.0**-5).tobytes() + data[4:], tokens, log_tail, 8, 8)
     with pytest.raises(ValueError, match="cut off"):
-        decode_compact(data[:4], tokens, log_tail, 8)
+        decode_compact(data[:4], tokens, log_tail, 8, 8)

@@ -163,3 +163,8 @@ def test_recomputing_shows_where_the_teacher_differs_most(truncated_store, capsy
     out = printed(capsys, str(truncated_store), recompute=3)[1]
     assert "Worst difference to" in out
     assert "label_logprob" in out
+
+
+def test_an_address_is_refused():
+    with pytest.raises(ValueError, match=r"must be a folder on this machine, got s3://bucket/store\. Copy the folder"):
+        inspect("s3://bucket/store", verify=True)

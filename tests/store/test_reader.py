@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from pd_lightning.store.chunks import finish, write_chunk
 from pd_lightning.store.reader import BlockReader
+from pd_lightning.store.verification import verify_folder
 
 
 class FirstToken(Dataset):
@@ -97,7 +99,7 @@ def test_a_damaged_block_is_named_and_the_others_still_read(data_folder, kind, s
     path = folder / "train" / "chunk-000001.bin"
     content = bytearray(path.read_bytes())
     start = int.from_bytes(content[8:12], "little")  # where item 1 of the chunk starts: its sizes come first
-    content[start + (4 if kind == "blocks" else 8) + 1] ^= 0x80  # the high byte of its first token
+    content[start + 8] ^= 1  # its first token, then another id of the vocabulary
     path.write_bytes(content)
     reader = BlockReader(folder, "train")
     with pytest.raises(ValueError, match=r"item 1 of .*chunk-000001.bin is damaged: .*inspect .* --verify true"):
@@ -112,8 +114,7 @@ def test_no_damage_of_an_item_crashes_or_gives_other_data(data_folder, kind):
     path = folder / "train" / "chunk-000002.bin"
     content = path.read_bytes()
     truth = BlockReader(folder, "train")[6]
-    # Of plain tokens only the size is covered: without reading the file's checksum, an id is as good as another.
-    for offset in range(12, 16 if kind == "blocks" else len(content)):
+    for offset in range(12, len(content)):
         damaged = bytearray(content)
         damaged[offset] ^= 0x81
         path.write_bytes(damaged)
@@ -124,3 +125,13 @@ def test_no_damage_of_an_item_crashes_or_gives_other_data(data_folder, kind):
             assert "item 0 of" in message
         else:
             assert all(np.array_equal(array, truth[name]) for name, array in item.items())
+
+
+def test_token_blocks_from_before_they_had_a_checksum_are_read(tmp_path, samples):
+    samples.tokenizer(tmp_path)
+    for chunk in range(3):
+        items = samples.items("blocks", chunk)
+        write_chunk(tmp_path / "train", chunk, [{"tokens": item["tokens"]} for item in items])
+    finish(tmp_path, samples.manifest("blocks", tmp_path))
+    assert [int(item["block"][0]) for item in BlockReader(tmp_path, "train")] == list(range(samples.blocks))
+    assert verify_folder(tmp_path) == []

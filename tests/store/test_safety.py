@@ -6,6 +6,7 @@ import pytest
 
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.store.safety import verify_files, verify_layout
+from pd_lightning.store.verification import verify_folder
 
 
 def reseal(folder, name):
@@ -132,7 +133,7 @@ def test_a_data_spec_that_imports_a_module_is_refused(data_folder, no_litdata):
     leaf = {"type": None, "context": None, "children_spec": []}
     spec = {"type": "collections.defaultdict", "context": json.dumps(factory), "children_spec": [leaf]}
     forge_index(folder, lambda index: index["config"].update(data_spec=json.dumps([1, spec])))
-    with pytest.raises(ValueError, match=r"a data spec that is not a plain dict of \['tokens'\]"):
+    with pytest.raises(ValueError, match=r"a data spec that is not a plain dict of \['tokens', 'payload'\]"):
         BlockReader(folder, "train")[0]
 
 
@@ -158,7 +159,7 @@ def test_bytes_after_the_last_block_are_refused(data_folder, no_litdata):
         BlockReader(folder, "train")[0]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname"])
+@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname", "a\0b"])
 def test_checksums_that_name_files_elsewhere_are_refused(data_folder, name):
     folder = data_folder()
     path = folder / "checksums.json"
@@ -209,3 +210,45 @@ def test_an_unfinished_folder_is_refused(data_folder):
     for check in (verify_layout, verify_files):
         with pytest.raises(FileNotFoundError, match="must be finished"):
             check(path.parent)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "checksums.json", "train/index.json"])
+def test_json_that_is_nested_too_deeply_is_named(data_folder, name):
+    folder = data_folder()
+    (folder / name).write_text("[" * 200_000 + "]" * 200_000)
+    if name != "checksums.json":
+        reseal(folder, name)
+    with pytest.raises(ValueError, match=rf"{name} must be valid JSON, got: maximum recursion depth"):
+        verify_layout(folder)
+    assert name in verify_folder(folder)[0]
+
+
+def test_more_chunks_than_there_are_files_are_refused_at_once(data_folder):
+    folder = data_folder()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["val"] |= {"num_blocks": 10**11, "num_tokens": 8 * 10**11, "blocks_per_chunk": 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder, "manifest.json")
+    with pytest.raises(ValueError, match=r"checksums\.json does not cover the 100000000003 chunks of manifest\.json"):
+        verify_layout(folder)
+
+
+def test_another_tokenizer_than_the_manifests_is_refused(data_folder):
+    folder = data_folder()
+    (folder / "tokenizer" / "tokenizer.json").write_text('{"other": 1}')
+    reseal(folder, "tokenizer/tokenizer.json")
+    with pytest.raises(ValueError, match=r"tokenizer\.json has the digest sha256:ba15.* instead of the manifest's"):
+        verify_layout(folder)
+    checksums = json.loads((folder / "checksums.json").read_text())
+    del checksums["files"]["tokenizer/tokenizer.json"]
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+    with pytest.raises(ValueError, match=r"checksums\.json does not cover tokenizer/tokenizer\.json"):
+        verify_layout(folder)
+
+
+def test_files_that_the_checksums_do_not_know_are_found(data_folder):
+    folder = data_folder()
+    (folder / "tokenizer" / "more.py").write_text("")
+    for name in ("README.md", "train/.tmp-of-a-killed-process"):
+        (folder / name).write_text("")
+    assert verify_files(folder) == [f"{folder}/tokenizer/more.py is not in checksums.json"]

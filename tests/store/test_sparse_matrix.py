@@ -13,7 +13,7 @@ def rows(counts, ids, numbers):
 
 
 def round_trip(tokens, counts, ids, numbers, vocab_size):
-    decoded = decode_matrix(encode_matrix(tokens, counts, ids, numbers), tokens, vocab_size)
+    decoded = decode_matrix(encode_matrix(tokens, counts, ids, numbers), tokens, vocab_size, vocab_size)
     assert rows(*decoded) == rows(counts, ids, numbers)
     assert all(array.dtype == np.int64 for array in decoded)
     return decoded
@@ -70,7 +70,7 @@ def test_damage_ends_in_an_error_or_in_arrays_that_fit():
     refused = 0
     for one in damaged:
         try:
-            got_counts, got_ids, numbers = decode_matrix(one, tokens, 1000)
+            got_counts, got_ids, numbers = decode_matrix(one, tokens, 1000, 50)
         except ValueError:
             refused += 1
         else:

@@ -21,6 +21,8 @@ def item(**changes):
 
 def test_a_sound_item_has_no_problem():
     assert item_problem(item(), 10) is None
+    nothing_kept = {"counts": np.array([2, 0]), "ids": np.array([4, 5]), "logprobs": item()["logprobs"][:2]}
+    assert item_problem(item(**nothing_kept), 10) is None
     assert item_problem({"block": np.zeros(3, dtype=np.int64)}, 10) is None
 
 
@@ -30,6 +32,14 @@ def test_a_sound_item_has_no_problem():
         ({"ids": np.array([4, 4, 5])}, "an id is kept twice at one position"),
         ({"logprobs": np.zeros(3, dtype=np.float32)}, "the kept probabilities of a position sum to 2.0000"),
         ({"logprobs": np.full(3, np.nan, dtype=np.float32)}, "logprobs has values that are not numbers"),
+        (
+            {"log_tail": np.log(np.array([0.5, 1e-9], dtype=np.float32))},
+            "the kept probabilities and the tail of a position sum to 1.2500",
+        ),
+        (
+            {"log_tail": np.full(2, -np.inf, dtype=np.float32)},
+            "the kept probabilities and the tail of a position sum to 0.7500",
+        ),
         ({"log_tail": np.ones(2, dtype=np.float32)}, "the log_tail of a position is 1.0000, above 0"),
         ({"label_logprob": np.ones(2, dtype=np.float32)}, "the label_logprob of a position is 1.0000, above 0"),
         ({"entropy": np.full(2, np.nan, dtype=np.float32)}, "entropy has values that are not numbers"),
@@ -94,4 +104,4 @@ def test_a_folder_that_is_not_safe_is_not_opened(data_folder):
     del body["files"]["train/index.json"]
     path.write_text(json.dumps(body))
     (problem,) = verify_folder(folder)
-    assert "does not cover train/index.json" in problem
+    assert "train/index.json is not in checksums.json" in problem
