@@ -64,7 +64,7 @@ def make_folder(tmp_path):
             manifest.codec = codec_info("exact")
             manifest.columns = ("log_tail", "entropy")
         if steps is not None:
-            sizes["train"].extra["teacher_steps"] = [[step, 1] for step in steps]
+            sizes["train"].extra["teacher_steps"] = [[step, 1, 1, 1] for step in steps]
         chunks.finish(folder, manifest)
         return folder
 
