@@ -158,10 +158,27 @@ def test_killed_at_any_point_of_its_start_a_recording_can_start(tmp_path: Path) 
         assert call > 3
 
 
-@pytest.mark.parametrize("blocks", [4, 5])
-def test_blocks_that_a_checkpoint_had_seen_must_be_there(tmp_path: Path, blocks: int) -> None:
+def test_killed_at_any_point_of_a_rewind_within_a_chunk_it_can_be_rewound(tmp_path: Path) -> None:
+    call, dying = 1, True
+    while dying:
+        store = TrainingStore(tmp_path / str(call), 8)
+        store.claim({}, None)
+        for number in range(6):
+            store.add(block(0, number))
+        store.keep()
+        dying = dies_at(call, lambda store=store: store.rewind(5))  # type: ignore[misc]
+        again = TrainingStore(store.folder, 8)
+        again.rewind(5)
+        assert again.finish(manifest()) is not None
+        assert first_tokens(store.folder) == Counter(range(5))
+        call += 1
+    assert call > 5
+
+
+@pytest.mark.parametrize(("per_chunk", "blocks"), [(2, 4), (2, 5), (8, 5)])
+def test_blocks_that_a_checkpoint_had_seen_must_be_there(tmp_path: Path, per_chunk: int, blocks: int) -> None:
     """The training went on from an earlier checkpoint, which removed them, and was stopped."""
-    store = TrainingStore(tmp_path, PER_CHUNK)
+    store = TrainingStore(tmp_path, per_chunk)
     store.claim({}, None)
     for number in range(blocks):
         store.add(block(0, number))
@@ -172,6 +189,7 @@ def test_blocks_that_a_checkpoint_had_seen_must_be_there(tmp_path: Path, blocks:
         store.rewind(blocks)
     store.rewind(1)
     store.add(block(0, 1))
+    store.keep()
     assert store.finish(manifest()) is not None
     assert first_tokens(tmp_path) == Counter([0, 1])
 
