@@ -1,19 +1,19 @@
 import json
 import os
 import shutil
-import warnings
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import Constant
 from pd_lightning.students import HFStudent
-from pd_lightning.teachers import CheckpointTeacher, Surroundings, checkpoint
+from pd_lightning.teachers import CheckpointTeacher, Surroundings
 from pd_lightning.trainer import PDTrainer
 
 CPU = torch.device("cpu")
@@ -79,33 +79,14 @@ def test_a_checkpoint_that_is_cut_off_is_passed_over(checkpoints: list[Path], tm
     assert expected(checkpoints[0], teacher)
 
 
-def one_of_two_ranks(rank: int, folder: Path, newer: Path, out: Path) -> None:
-    """A rank of two; the second can't read the first newer checkpoint, as where a file system lags behind."""
-    distributed.init_process_group("gloo", f"file://{out}/meeting", rank=rank, world_size=2)
-    teacher = CheckpointTeacher(str(folder), every_n_steps=1)
-    teacher.setup(Surroundings(CPU))
-    steps = []
-    for seconds in (200, 300):
-        distributed.barrier()
-        if rank == 0:
-            put(newer, folder, seconds)
-        distributed.barrier()
-        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as said:
-            if rank == 1 and seconds == 200:
-                patch.setattr(checkpoint, "load_checkpoint", missing)
-            teacher({"input_ids": torch.zeros(1, 4, dtype=torch.long)})
-        steps.append([teacher.step, *(str(warning.message) for warning in said)])
-    (out / f"{rank}.json").write_text(json.dumps(steps))
-
-
-def missing(*_: Any, **__: Any) -> None:
-    raise FileNotFoundError("not there yet")
-
-
 def test_a_checkpoint_that_one_rank_cannot_read_is_put_on_none(checkpoints: list[Path], tmp_path: Path) -> None:
+    """Two processes of their own: forked ones would hang in what the threads of this one hold."""
     put(checkpoints[0], tmp_path / "run", 100)
-    arguments = (tmp_path / "run", checkpoints[1], tmp_path)
-    multiprocessing.start_processes(one_of_two_ranks, arguments, nprocs=2, start_method="fork")
+    script = Path(__file__).with_name("following_on_ranks.py")
+    places = [str(path) for path in (tmp_path / "run", checkpoints[1], tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [subprocess.Popen([sys.executable, str(script), str(rank), *places], env=environment) for rank in (0, 1)]
+    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
     expected = [[1, "CheckpointTeacher stays at step 1: not there yet"], [3]]
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
 
