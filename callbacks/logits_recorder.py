@@ -1,17 +1,18 @@
 """A logit store of a teacher in training: what Peng et al. call online logits."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 
+from pd_lightning.callbacks.logits_source import hook_logits, returned_logits
+from pd_lightning.callbacks.training_data import manifest_of, tokenizer_of
 from pd_lightning.data.batch import LABELLED
+from pd_lightning.data.resume import pending
 from pd_lightning.data.tokenizer_folder import describe_tokenizer, save_tokenizer
 from pd_lightning.heads import Head
 from pd_lightning.selection import Selection
@@ -77,11 +78,20 @@ class LogitsRecorder(pl.Callback):
         self.tokenizer = tokenizer
         self._form: StoreFormat = store_format(selection, None, values, None)
         self._store: TrainingStore | None = None
-        self._counts: list[int] = []
+        self._state: dict[str, Any] | None = None
         self._batch: TrainingBatch | None = None
-        self._shape: tuple[Any, ...] | None = None
+        self._checked = False
+        self._unstepped = 0
+        self._shape: tuple[int, int, bool] | None = None
         self._tokenizer: TokenizerInfo | None = None
         self._handle: RemovableHandle | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew, and come first: who saves at the end of a batch saves what was said of it."""
+        if stage == "fit":
+            self._store = self._state = self._shape = None
+            others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+            trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the folder, and find the logits.
@@ -89,30 +99,28 @@ class LogitsRecorder(pl.Callback):
         Raises:
             ValueError: If the folder is not to be written, there is no such submodule, or no tokenizer is known.
         """
-        store = TrainingStore(self.folder, self.blocks_per_chunk, trainer.global_rank, trainer.world_size)
-        if self._counts and len(self._counts) != trainer.world_size:
-            raise ValueError(
-                f"LogitsRecorder must go on with the processes that it began with, got {trainer.world_size} in place "
-                f"of {len(self._counts)}. Set trainer.devices and trainer.num_nodes as they were."
+        self._open(trainer)
+        missed = trainer.global_step - self.start_step
+        if missed > 0 and self._state is None:
+            rank_zero_warn(
+                f"LogitsRecorder begins in {self.folder} at step {trainer.global_step}: what the teacher said before, "
+                f"from step {self.start_step} on, is not in it."
             )
-        if trainer.is_global_zero:
-            name = self._tokenizer_name(trainer)
-            store.claim(self._settings(), resumes=bool(self._counts))
-            save_tokenizer(name, self.folder / "tokenizer")
-        trainer.strategy.barrier("LogitsRecorder")
-        self._tokenizer = describe_tokenizer(self.folder / "tokenizer")
-        store.rewind(self._counts[trainer.global_rank] if self._counts else 0)
-        self._store = store
+        self._batch, self._checked, self._unstepped = None, False, 0
         if self.output is None:
-            self._handle = self._hook(pl_module)
+            self._handle = hook_logits(pl_module, self.module, self._take)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Expect logits, where this step is recorded."""
+        """Expect logits, where this step is recorded; of the first batch in any case, so that mistakes show early."""
         step = trainer.global_step
-        wanted = step >= self.start_step and (step - self.start_step) % self.every_n_steps == 0
-        self._batch = TrainingBatch(batch, step, self._form) if wanted else None
+        self._batch = None
+        if self._wanted(step) or not self._checked:
+            assert self._tokenizer is not None
+            own = manifest_of(trainer)
+            plain = own is not None and LABELLED not in own.columns
+            self._batch = TrainingBatch(batch, step, self._form, self._tokenizer.eos_token_id, plain)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,78 +134,117 @@ class LogitsRecorder(pl.Callback):
         if taken is None:
             return
         if self.output is not None:
-            if not isinstance(outputs, Mapping) or not isinstance(outputs.get(self.output), Tensor):
-                raise ValueError(
-                    f"training_step must return a dictionary with the logits as {self.output!r}, got "
-                    f"{sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}. Return them, or "
-                    "set module of LogitsRecorder."
-                )
-            taken.take(outputs[self.output])
+            taken.take(returned_logits(outputs, self.output))
+        blocks = list(taken.blocks())
+        self._check_shape(taken.shape)
+        self._checked = True
         assert self._store is not None
-        assert self._tokenizer is not None
-        own = _manifest(trainer)
-        plain = own is not None and LABELLED not in own.columns
-        labelled = not plain and not {"labels", "attention_mask"}.isdisjoint(batch)
-        for block in taken.blocks(self._tokenizer.eos_token_id, plain):
-            self._check_shape(len(block.item["tokens"]) - 1, taken.vocab_size, labelled)
-            self._store.add(block)
+        if self._wanted(taken.step):
+            for block in blocks:
+                self._store.add(block)
+            self._unstepped = 0 if trainer.global_step > taken.step else self._unstepped + len(blocks)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what is in no chunk yet, and tell the checkpoint how many blocks each rank has."""
         if self._store is not None:
-            self._store.keep()
-            counts = trainer.strategy.all_gather(torch.tensor(self._store.num_blocks, device=pl_module.device))
-            checkpoint[_STATE] = {"num_blocks": counts.flatten().tolist(), "shape": self._shape}
+            self._keep(trainer, pl_module)
+            if trainer.is_global_zero:
+                self._store.note_checkpoint()
+        if self._state is not None:
+            checkpoint[_STATE] = self._state
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with the blocks that the checkpoint had seen."""
-        # A checkpoint from before there was a recorder goes on with none.
-        state = checkpoint.get(_STATE, {"num_blocks": [], "shape": None})
-        self._counts, self._shape = state["num_blocks"], state["shape"]
+        """Go on with the blocks that the checkpoint had seen; one from before there was a recorder has none."""
+        self._state = checkpoint.get(_STATE)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the store."""
+        """Keep what is in no chunk yet; others may still save."""
         self._unhook()
-        assert self._store is not None
-        self._store.keep()
+        self._keep(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the store, also where the training that goes on had come to its end, which has no `on_train_end`."""
+        if self._store is None and not self._reopen(trainer):
+            return
+        store, self._store = self._store, None
+        assert store is not None
         trainer.strategy.barrier("LogitsRecorder kept")
-        if trainer.is_global_zero and self._shape is not None:
-            manifest = self._store.finish(self._manifest(trainer, pl_module))
-            split = manifest.splits["train"]
-            rank_zero_info(f"Recorded {split.num_tokens:,} tokens of the teacher in training into {self.folder}")
+        if trainer.is_global_zero:
+            manifest = None if self._shape is None else store.finish(self._manifest(trainer, pl_module))
+            if manifest is None:
+                rank_zero_warn(
+                    f"LogitsRecorder recorded nothing into {self.folder}: training ended at step "
+                    f"{trainer.global_step}, start_step is {self.start_step}. Lower start_step."
+                )
+            else:
+                tokens = manifest.splits["train"].num_tokens
+                rank_zero_info(f"Recorded {tokens:,} tokens of the teacher in training into {self.folder}")
         trainer.strategy.barrier("LogitsRecorder finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
         self._unhook()
 
+    def _of_rank(self, trainer: pl.Trainer) -> TrainingStore:
+        share = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        if share["num_replicas"] != trainer.world_size:
+            # A rank may hold a part of the vocabulary alone, which looks like logits of a smaller one.
+            raise ValueError(
+                f"LogitsRecorder must see whole logits of other data on each rank, got {trainer.world_size} ranks and "
+                f"data dealt to {share['num_replicas']}. Set tensor_parallel_size of trainer.strategy to 1."
+            )
+        return TrainingStore(self.folder, self.blocks_per_chunk, share["rank"], share["num_replicas"])
+
+    def _open(self, trainer: pl.Trainer) -> None:
+        """Take the folder, and go on where the checkpoint was written, if it knows of the recording there."""
+        store = self._of_rank(trainer)
+        if trainer.is_global_zero:
+            name = tokenizer_of(trainer, self.tokenizer)
+            store.claim(self._settings(), (self._state or {}).get("recording"))
+            save_tokenizer(name, self.folder / "tokenizer")
+        trainer.strategy.barrier("LogitsRecorder")
+        self._tokenizer = describe_tokenizer(self.folder / "tokenizer")
+        if self._state is not None and self._state["recording"] != store.recording:
+            self._state = None
+        if self._state is None:
+            store.rewind(0)
+        else:
+            self._shape = self._state["shape"]
+            store.rewind(self._state["num_blocks"][store.rank])
+        self._store = store
+
+    def _reopen(self, trainer: pl.Trainer) -> bool:
+        """Take the folder of a training that had come to its end; False if its store is whole, or somewhere else."""
+        if self._state is None:
+            return False
+        store = self._of_rank(trainer)
+        if self._state["recording"] != store.recording:
+            return False
+        if not store.finished:
+            self._open(trainer)
+        elif trainer.is_global_zero:
+            store.tidy()
+        return self._store is not None
+
+    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what is in no chunk yet, and note how many blocks each rank has."""
+        assert self._store is not None
+        self._store.keep()
+        # Our data show batches again whose gradients wait for a step, and which a checkpoint loses.
+        again = self._unstepped if manifest_of(trainer) is not None and pending(trainer) else 0
+        counts = trainer.strategy.all_gather(torch.tensor(self._store.num_blocks - again, device=pl_module.device))
+        state = {"recording": self._store.recording, "num_blocks": counts.flatten().tolist()}
+        self._state = {**state, "shape": self._shape}
+
+    def _wanted(self, step: int) -> bool:
+        return step >= self.start_step and (step - self.start_step) % self.every_n_steps == 0
+
     def _settings(self) -> dict[str, Any]:
         return {"selection": asdict(self._form.selection), "codec": self._form.codec}
-
-    def _hook(self, pl_module: pl.LightningModule) -> RemovableHandle:
-        if self.module is not None:
-            try:
-                source = pl_module.get_submodule(self.module)
-            except AttributeError as error:
-                names = ", ".join(name for name, _ in pl_module.named_children())
-                raise ValueError(
-                    f"module of LogitsRecorder must name a submodule of {type(pl_module).__name__}, got "
-                    f"{self.module!r}. Set it to a dotted name that begins with one of {names}."
-                ) from error
-            return source.register_forward_hook(lambda *call: self._take(call[-1]))
-        student: Any = getattr(pl_module, "student", None)
-        if not hasattr(student, "body"):
-            raise ValueError(
-                f"LogitsRecorder must know where the logits of {type(pl_module).__name__} are, got neither module nor "
-                "output. Set module to the name of the submodule that makes them, or output to their key in what "
-                "training_step returns."
-            )
-        body: nn.Module = student.body
-        return body.register_forward_hook(lambda *call: self._take(call[-1], student.head))
 
     def _take(self, output: Any, head: Head | None = None) -> None:
         if self._batch is not None:
@@ -208,7 +255,7 @@ class LogitsRecorder(pl.Callback):
             self._handle.remove()
             self._handle = None
 
-    def _check_shape(self, *shape: Any) -> None:
+    def _check_shape(self, shape: tuple[int, int, bool]) -> None:
         if self._shape is None:
             self._shape = shape
         if shape != self._shape:
@@ -218,20 +265,11 @@ class LogitsRecorder(pl.Callback):
                 "labels or all without."
             )
 
-    def _tokenizer_name(self, trainer: pl.Trainer) -> str:
-        name = self.tokenizer or getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
-        if name is None:
-            raise ValueError(
-                "LogitsRecorder must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub "
-                "name, or give the data an attribute tokenizer_dir."
-            )
-        return str(name)
-
     def _manifest(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Manifest:
         assert self._shape is not None
         assert self._tokenizer is not None
         block_size, vocab_size, labelled = self._shape
-        own = _manifest(trainer)
+        own = manifest_of(trainer)
         return Manifest(
             kind="logits",
             block_size=block_size,
@@ -251,8 +289,3 @@ class LogitsRecorder(pl.Callback):
             software=software_versions(),
             extra={"settings": {**self._settings(), "start_step": self.start_step, "every": self.every_n_steps}},
         )
-
-
-def _manifest(trainer: pl.Trainer) -> Manifest | None:
-    """The manifest of our data folders; other people's data have none."""
-    return getattr(getattr(trainer, "datamodule", None), "manifest", None)

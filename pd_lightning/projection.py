@@ -15,6 +15,8 @@ from pd_lightning.heads import LinearHead
 from pd_lightning.losses.alignment import IMPOSSIBLE, AnyTargets, CrossEntropies, KeptLogprobs
 from pd_lightning.targets import DenseTargets
 
+_VAST = 1e30
+
 
 class Projection:
     """A linear head at work on one chunk of positions after another.
@@ -45,6 +47,7 @@ class Projection:
         self.bias = None if head.bias is None else head.bias.detach()
         wide = torch.promote_types(dtype, torch.float32)
         self._buffer = hidden.new_empty((rows, self.weight.shape[0]), dtype=wide)
+        self._scratch: Tensor | None = None
         self._weight_grad = weight_grad
         self._bias_grad = bias_grad
 
@@ -67,16 +70,24 @@ class Projection:
         """
         labels = labels.clamp(min=0)
         if isinstance(targets, DenseTargets):
-            label, crossed, agrees = _Dense.apply(
-                hidden, self, labels, targets.logprobs.exp().to(self._buffer.dtype), top1, vocab_size
-            )
-            return label, CrossEntropies(-crossed), agrees
+            probs, own = self._weigh(targets.logprobs)
+            label, crossed, agrees = _Dense.apply(hidden, self, labels, probs, top1, vocab_size)
+            return label, CrossEntropies(-crossed, -own), agrees
         ids = labels.new_empty((len(labels), 0)) if targets is None else targets.ids
         used = ids >= 0 if targets is None else targets.logprobs > -torch.inf
         label, kept, tail, agrees = _Sparse.apply(hidden, self, labels, ids, used, top1, vocab_size)
         if ids.shape[-1] >= vocab_size:  # where every id is kept, what is left is rounding
             tail = tail.masked_fill(used.sum(dim=-1) >= vocab_size, IMPOSSIBLE)
         return label, KeptLogprobs(kept.masked_fill(~used, IMPOSSIBLE), tail), agrees
+
+    def _weigh(self, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        """Give probabilities, float `[n, V]`, and Σ p log p, float `[n]`, in buffers that are made once too."""
+        if self._scratch is None:
+            self._scratch = self._buffer.new_empty((2, *self._buffer.shape))
+        probs, finite = (part.flatten()[: logprobs.numel()].view(logprobs.shape) for part in self._scratch)
+        torch.clamp(logprobs, min=-_VAST, out=finite)  # 0 log 0 is 0
+        torch.exp(finite, out=probs)
+        return probs, torch.linalg.vecdot(probs, finite)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits of a chunk, float `[n, V]`, in the buffer."""

@@ -10,6 +10,8 @@ from pd_lightning.data.batch import IGNORE_INDEX, LABELLED
 
 # What others call the documents that a row is packed of.
 _DOCUMENTS = ("segment_ids", "sequence_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q")
+# What is looked at of a batch.
+KEYS = ("input_ids", "labels", "attention_mask", "position_ids", *_DOCUMENTS)
 
 
 def as_blocks(batch: Any, vocab_size: int, filler: int) -> dict[str, Tensor]:

@@ -246,7 +246,10 @@ class HiddenTargets:
         logits = self.head(self.hidden[rows])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Not logits less log Z: where both are large, their difference is off by more than float32 can tell.
-        return DenseTargets(logits.log_softmax(dim=-1), statistics={"log_z": logits.logsumexp(dim=-1)})
+        logprobs = logits.log_softmax(dim=-1)
+        # What logsumexp gives, without another tensor of this size.
+        log_z = logits.amax(dim=-1) - logprobs.amax(dim=-1)
+        return DenseTargets(logprobs, statistics={"log_z": log_z})
 
 
 def entropy(logprobs: Tensor) -> Tensor:

@@ -123,8 +123,8 @@ def teacher_steps(split: SplitInfo) -> NDArray[np.int64] | None:
     """The teacher's optimizer steps when each block of a split was recorded.
 
     Args:
-        split: Of a store that was recorded while its teacher trained: it lists the steps with the number of blocks of
-            each, in the order of the blocks.
+        split: Of a store that was recorded while its teacher trained: it lists runs of steps in the order of the
+            blocks, each the first step, the blocks of each step, the number of steps, and their distance.
 
     Returns:
         int64 `[num_blocks]`, or None where the store does not tell.
@@ -132,14 +132,15 @@ def teacher_steps(split: SplitInfo) -> NDArray[np.int64] | None:
     runs = split.extra.get(TEACHER_STEPS)
     if runs is None:
         return None
-    steps, counts = np.array(runs, dtype=np.int64).reshape(-1, 2).T
-    found = np.repeat(steps, counts)
-    if len(found) != split.num_blocks:
+    first, blocks, steps, distance = np.array(runs, dtype=np.int64).reshape(-1, 4).T
+    if (found := int((blocks * steps).sum())) != split.num_blocks:
         raise ValueError(
-            f"{TEACHER_STEPS} of a manifest must tell of {split.num_blocks} blocks, got {len(found)}. Record the store "
+            f"{TEACHER_STEPS} of a manifest must tell of {split.num_blocks} blocks, got {found}. Record the store "
             "again."
         )
-    return found
+    run = np.repeat(np.arange(len(runs)), steps)
+    nth = np.arange(len(run)) - (steps.cumsum() - steps)[run]
+    return np.repeat(first[run] + nth * distance[run], blocks[run])
 
 
 def chosen_blocks(

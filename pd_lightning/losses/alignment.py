@@ -31,9 +31,11 @@ class CrossEntropies:
 
     Args:
         values: -Σ p log q over all ids, float `[n]`.
+        entropies: -Σ p log p, float `[n]`.
     """
 
     values: Tensor
+    entropies: Tensor
 
 
 AnyStudent = Tensor | KeptLogprobs | CrossEntropies

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
+from pd_lightning.losses.alignment import CrossEntropies
 from pd_lightning.losses.kullback_leibler import kl
 from pd_lightning.losses.linear import Linear
-from pd_lightning.targets import entropy
 
 
 class ForwardKL(Linear):
@@ -21,6 +21,6 @@ class ForwardKL(Linear):
         """Compute Σ p (log p - log q) over the outcomes, where 0 log 0 is 0."""
         return kl(log_p, log_q)
 
-    def of_teacher(self, log_p: Tensor) -> Tensor:
-        """Compute Σ p log p over all ids."""
-        return -entropy(log_p)
+    def of_entropies(self, student: CrossEntropies) -> Tensor:
+        """Subtract the teacher's entropy."""
+        return student.values - student.entropies

@@ -29,9 +29,9 @@ class Linear(Divergence):
     def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""
         if isinstance(student, CrossEntropies):
-            return (student.values + self.of_teacher(targets.logprobs)) * self.compensation(targets)
+            return self.of_entropies(student) * self.compensation(targets)
         return super().__call__(student, targets)
 
     @abstractmethod
-    def of_teacher(self, log_p: Tensor) -> Tensor | float:
-        """Give what is added to -Σ p log q, float `[n]`, from log-probabilities of all ids, float `[n, V]`."""
+    def of_entropies(self, student: CrossEntropies) -> Tensor:
+        """Give the loss of each position, float `[n]`, from -Σ p log q and -Σ p log p over all ids."""

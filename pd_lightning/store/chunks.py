@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +67,9 @@ def done_chunks(split_dir: str | Path) -> set[int]:
     return {int(match[1]) for match in names if match}
 
 
-def chunk_statistics(split_dir: str | Path) -> list[dict[str, Any]]:
+def chunk_statistics(split_dir: str | Path) -> Iterator[dict[str, Any]]:
     """The statistics that `write_chunk` was given, of all written chunks in order; before `finish` only."""
-    return [_read_record(Path(split_dir), index)["statistics"] for index in sorted(done_chunks(split_dir))]
+    return (_read_record(Path(split_dir), index)["statistics"] for index in sorted(done_chunks(split_dir)))
 
 
 def write_chunk(
@@ -178,7 +178,8 @@ def _finish_split(split_dir: Path, split: SplitInfo) -> dict[str, FileDigest]:
     """Write a split's `index.json`; give the digests of the split's files, named as in the data folder."""
     expected = num_chunks(split.num_blocks, split.blocks_per_chunk)
     assert done_chunks(split_dir) == set(range(expected)), f"{split_dir} lacks chunks, or has too many"
-    records = [_read_record(split_dir, index) for index in range(expected)]
+    # Without their statistics: some hold a figure for each block.
+    records = [{**_read_record(split_dir, index), "statistics": None} for index in range(expected)]
     entries = [record["entry"] for record in records]
     sizes = [entry["chunk_size"] for entry in entries]
     assert sizes == [blocks_in_chunk(index, split) for index in range(expected)], f"{split_dir} has uneven chunks"

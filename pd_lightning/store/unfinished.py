@@ -11,7 +11,7 @@ import numpy as np
 
 from pd_lightning.store.checksums import FileDigest, chunk_digest
 from pd_lightning.store.chunks import INDEX_FILE, chunk_name
-from pd_lightning.store.durable import temporary_beside, write_durably
+from pd_lightning.store.durable import publish, temporary_beside, write_durably
 
 
 def read_chunk(split_dir: Path, index: int) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
@@ -32,7 +32,7 @@ def read_chunk(split_dir: Path, index: int) -> tuple[list[dict[str, np.ndarray]]
     from litdata.streaming.sampler import ChunkedIndex
 
     path = split_dir / chunk_name(index)
-    record = json.loads(_record(path).read_text(encoding="utf-8"))
+    record = _read_record(path)
     if chunk_digest(path) != FileDigest(**record["digest"]):
         raise ValueError(f"{path} must be as it was written, got other contents. Remove {split_dir}, and record again.")
     alone = temporary_beside(path)
@@ -48,6 +48,12 @@ def read_chunk(split_dir: Path, index: int) -> tuple[list[dict[str, np.ndarray]]
         shutil.rmtree(alone)
 
 
+def read_statistics(split_dir: Path, index: int) -> dict[str, Any]:
+    """Read the statistics alone that a chunk was written with."""
+    statistics: dict[str, Any] = _read_record(split_dir / chunk_name(index))["statistics"]
+    return statistics
+
+
 def remove_chunk(split_dir: Path, index: int) -> None:
     """Remove a chunk, so that it counts as not written."""
     path = split_dir / chunk_name(index)
@@ -56,14 +62,19 @@ def remove_chunk(split_dir: Path, index: int) -> None:
 
 
 def renumber_chunk(split_dir: Path, index: int, new: int) -> None:
-    """Give a chunk another index, which no chunk has."""
+    """Give a chunk another index, which no chunk has; killed at any point, it has the one or the other."""
     path, target = split_dir / chunk_name(index), split_dir / chunk_name(new)
-    record = json.loads(_record(path).read_text(encoding="utf-8"))
+    record = _read_record(path)
     record["entry"]["filename"] = target.name
     write_durably(_record(target), json.dumps(record).encode())
-    path.replace(target)
+    publish(path, target)
     _record(path).unlink()
 
 
 def _record(chunk: Path) -> Path:
     return chunk.with_suffix(".json")
+
+
+def _read_record(chunk: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(_record(chunk).read_text(encoding="utf-8"))
+    return record

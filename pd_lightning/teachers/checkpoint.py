@@ -87,7 +87,7 @@ class CheckpointTeacher(FrozenTeacher):
         return {**super().describe(), "step": self.step}
 
     def _build(self) -> nn.Module:
-        found = self._newest()
+        found = _of_first_rank(self._newest())
         if found is None:
             raise FileNotFoundError(
                 f"{_KEY} must hold a checkpoint, got {self.folder}, where there is none yet. Wait until the teacher's "
@@ -111,19 +111,22 @@ class CheckpointTeacher(FrozenTeacher):
 
     def _follow(self) -> None:
         """Put a newer checkpoint's weights in place of those at hand; every rank takes the same one."""
-        found = [self._newest()]
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.broadcast_object_list(found)
-        if found[0] is None or found[0] == self._loaded:
+        found = _of_first_rank(self._newest())
+        if found is None or found == self._loaded:
             return
+        checkpoint, problem = None, None
         try:
-            checkpoint = load_checkpoint(found[0][0], _KEY, map_location="cpu")
+            checkpoint = load_checkpoint(found[0], _KEY, map_location="cpu")
         except (ValueError, FileNotFoundError) as error:
+            problem = str(error)
+        # All ranks or none: gradients of different teachers must not be mixed.
+        problem = next((said for said in _of_all_ranks(problem) if said is not None), None)
+        if checkpoint is None or problem is not None:
             # The other run may just have replaced it; the next look finds its successor.
-            warnings.warn(f"CheckpointTeacher stays at step {self.step}: {error}", stacklevel=1)
+            warnings.warn(f"CheckpointTeacher stays at step {self.step}: {problem}", stacklevel=1)
             return
         self._put(checkpoint, self.model.model)
-        self._loaded = found[0]
+        self._loaded = found
 
     def _put(self, checkpoint: dict[str, Any], model: nn.Module) -> None:
         state = {
@@ -144,3 +147,18 @@ class CheckpointTeacher(FrozenTeacher):
             except FileNotFoundError:  # removed by the other run since it was listed
                 continue
         return max(times.items(), key=lambda item: item[1]) if times else None
+
+
+def _of_first_rank(value: Any) -> Any:
+    values = [value]
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def _of_all_ranks(value: Any) -> list[Any]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

@@ -37,7 +37,7 @@ def main(blocks: str, store: str, devices: int, resumed: bool) -> None:
     torch.manual_seed(1)
     recorder = LogitsRecorder(store, "table", selection=Selection(1.0, 5), blocks_per_chunk=4)
     if not resumed:
-        recorder.on_train_end = lambda *_: None  # type: ignore[method-assign] - as if it had been killed
+        recorder.on_fit_end = lambda *_: None  # type: ignore[method-assign] - as if it had been killed
     pl.Trainer(
         accelerator="cpu",
         devices=devices,

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pd_lightning.callbacks import LogitsRecorder
 from pd_lightning.data import TokenBlocks
+from pd_lightning.data.mix import teacher_steps
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import Constant
@@ -101,6 +105,13 @@ def same(one: Path, other: Path) -> bool:
     return all(np.array_equal(a[name], b[name]) for a, b in pairs for name in {*a, *b})
 
 
+def steps_of(store: Path) -> list[list[int]]:
+    """The teacher's steps as the manifest tells them, with the blocks of each, in the order of the blocks."""
+    steps = teacher_steps(read_manifest(store).splits["train"])
+    assert steps is not None
+    return [[step, len(list(group))] for step, group in groupby(steps.tolist())]
+
+
 @pytest.fixture
 def plain(tiny: Any) -> Plain:
     torch.manual_seed(3)
@@ -112,14 +123,29 @@ def distillation(tiny: Any) -> DistillationModule:
     return DistillationModule(HFStudent(config={**tiny.config, "attention_dropout": 0.1}), lr=Constant(1e-2))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_is_the_same_to_the_bit(tmp_path: Path, tiny: Any, blocks: Path, precision: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "recorded"),
+    [
+        ({"precision": "32-true"}, 5 * BATCH + 4),
+        ({"precision": "bf16-mixed"}, 5 * BATCH + 4),
+        ({"accumulate_grad_batches": 3}, 60),
+    ],
+)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_training_is_the_same_to_the_bit(
+    tmp_path: Path, tiny: Any, blocks: Path, settings: dict[str, Any], recorded: int, checkpointed: bool
+) -> None:
     runs = [distillation(tiny), distillation(tiny)]
-    fit(runs[0], of(blocks), precision=precision)
-    fit(runs[1], of(blocks), recorder(tmp_path / "store", every_n_steps=2), precision=precision)
+    for run in runs:
+        run.configure_model()
+        if checkpointed:
+            assert isinstance(run.student, LanguageModel)
+            run.student.model.gradient_checkpointing_enable()
+    fit(runs[0], of(blocks), **settings)
+    fit(runs[1], of(blocks), recorder(tmp_path / "store", every_n_steps=2), **settings)
     for (name, one), (_, other) in zip(*(run.state_dict().items() for run in runs), strict=True):
         assert torch.equal(one, other), name
-    assert read_manifest(tmp_path / "store").splits["train"].num_blocks == 5 * BATCH + 4
+    assert read_manifest(tmp_path / "store").splits["train"].num_blocks == recorded
 
 
 def test_the_store_holds_what_was_said_and_when(tmp_path: Path, plain: Plain, blocks: Path, tiny: Any) -> None:
@@ -141,8 +167,8 @@ def test_the_store_holds_what_was_said_and_when(tmp_path: Path, plain: Plain, bl
         np.testing.assert_allclose(item["logprobs"].reshape(-1, 20), values, rtol=1e-5, atol=1e-5)
         labels = torch.from_numpy(item["block"][1:, None])
         np.testing.assert_allclose(item["label_logprob"], log_p.gather(-1, labels)[:, 0], rtol=1e-5, atol=1e-5)
-    assert manifest.splits["train"].extra["teacher_steps"][:2] == [[0, 4], [1, 4]]
-    assert not (store / "pending").exists()
+    assert steps_of(store)[:2] == [[0, 4], [1, 4]]
+    assert sorted(path.name for path in store.rglob("*") if path.name.startswith(".")) == []
 
 
 @pytest.mark.parametrize("source", [{"output": "predicted"}, {"module": "inner.head"}])
@@ -176,13 +202,35 @@ def test_our_own_module_is_recorded_with_its_head(tmp_path: Path, tiny: Any, blo
 def test_start_and_interval(tmp_path: Path, plain: Plain, blocks: Path) -> None:
     store = tmp_path / "store"
     fit(plain, of(blocks), recorder(store, module="inner.head", start_step=3, every_n_steps=4), steps=12)
-    assert read_manifest(store).splits["train"].extra["teacher_steps"] == [[3, 4], [7, 2], [11, 4]]
+    assert steps_of(store) == [[3, 4], [7, 2], [11, 4]]
 
 
 def test_accumulated_batches_are_all_of_one_step(tmp_path: Path, plain: Plain, blocks: Path) -> None:
     store = tmp_path / "store"
     fit(plain, of(blocks), recorder(store, module="inner.head"), steps=4, accumulate_grad_batches=2)
-    assert read_manifest(store).splits["train"].extra["teacher_steps"] == [[0, 8], [1, 8], [2, 8], [3, 6]]
+    assert steps_of(store) == [[0, 8], [1, 8], [2, 8], [3, 6]]
+
+
+def test_the_last_step_may_fall_into_an_accumulation(tmp_path: Path, plain: Plain, blocks: Path) -> None:
+    """Three batches a step, two at the end of an epoch of eight; and a checkpoint between two batches of a step."""
+    whole, store = tmp_path / "whole", tmp_path / "store"
+    fit(plain, of(blocks), recorder(whole, module="inner.head"), steps=4, accumulate_grad_batches=3)
+    assert steps_of(whole) == [[0, 12], [1, 12], [2, 6], [3, 12]]
+
+    class SaveAfter(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, idx: int) -> None:
+            if idx == 3:
+                trainer.save_checkpoint(tmp_path / "amid.ckpt")
+            if idx == 6:
+                raise KeyboardInterrupt
+
+    settings = {"steps": 4, "accumulate_grad_batches": 3}
+    fit(plain, of(blocks), recorder(store, module="inner.head"), SaveAfter(), **settings)
+    fit(plain, of(blocks), recorder(store, module="inner.head"), ckpt=tmp_path / "amid.ckpt", **settings)
+    assert [item["block"].tolist() for item in items(store)][:30] == [item["block"].tolist() for item in items(whole)][
+        :30
+    ]
+    assert verify_folder(store) == []
 
 
 @pytest.mark.parametrize("stop", [2, 5, 9])
@@ -204,6 +252,117 @@ def test_a_resumed_training_records_every_block_once(
     run(tmp_path / "cut", ckpt=tmp_path / f"{saved}.ckpt")
     assert verify_folder(tmp_path / "cut") == []
     assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny: Any, blocks: Path) -> Any:
+    """Train the same teacher as ever, recording into a folder of some name."""
+
+    def run(store: str, *callbacks: pl.Callback, **settings: Any) -> None:
+        torch.manual_seed(3)
+        recording = {name: settings.pop(name) for name in ("blocks_per_chunk", "start_step") if name in settings}
+        callbacks = (*callbacks, recorder(tmp_path / store, module="inner.head", **recording))
+        fit(Plain(tiny.vocab_size), of(blocks), *callbacks, **settings)
+
+    return run
+
+
+@pytest.mark.parametrize("blocks_per_chunk", [4, 5])
+def test_a_later_checkpoint_than_the_training_goes_on_from_is_refused(
+    tmp_path: Path, run: Any, blocks_per_chunk: int
+) -> None:
+    """Back to step 1, which removes what came later, stopped, and forth to step 4."""
+    run("store", SaveAt(tmp_path, (1, 4), 5), blocks_per_chunk=blocks_per_chunk)
+    run("store", SaveAt(tmp_path, (), 2), ckpt=tmp_path / "1.ckpt", blocks_per_chunk=blocks_per_chunk)
+    with pytest.raises(ValueError, match=r"must hold the 16 blocks that rank 0 had recorded when the checkpoint was"):
+        run("store", ckpt=tmp_path / "4.ckpt", blocks_per_chunk=blocks_per_chunk)
+    run("store", ckpt=tmp_path / "1.ckpt", blocks_per_chunk=blocks_per_chunk)
+    run("whole", blocks_per_chunk=blocks_per_chunk)
+    assert same(tmp_path / "store", tmp_path / "whole")
+
+
+def test_stopped_after_its_last_checkpoint_a_training_still_makes_its_store(tmp_path: Path, run: Any) -> None:
+    """What goes on from there has no step left to train."""
+
+    class Stop(pl.Callback):
+        def on_train_end(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    run("store", SaveAt(tmp_path, (12,)), Stop())
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    run("elsewhere", ckpt=tmp_path / "12.ckpt")
+    assert not (tmp_path / "elsewhere").exists()
+    run("store", ckpt=tmp_path / "12.ckpt")
+    run("whole")
+    assert same(tmp_path / "store", tmp_path / "whole")
+    (tmp_path / "store" / ".tmp-finishing").touch()  # stopped just before the end
+    run("store", ckpt=tmp_path / "12.ckpt")
+    assert not (tmp_path / "store" / ".tmp-finishing").exists()
+
+
+def test_a_finished_training_goes_on_into_a_new_folder(tmp_path: Path, run: Any) -> None:
+    run("whole", steps=16)
+    run("first", SaveAt(tmp_path, (12,)))
+    with pytest.raises(ValueError, match=r"must not be a finished folder, got .*first\. Set it to a new one: a tr"):
+        run("first", ckpt=tmp_path / "12.ckpt", steps=16)
+    for stop in (14, None):  # the first attempt leaves no checkpoint that knows of the new folder
+        with pytest.warns(UserWarning, match=r"begins in .*second at step 12: what the teacher said before, from st"):
+            run("second", SaveAt(tmp_path, (), stop), ckpt=tmp_path / "12.ckpt", steps=16)
+    both = [*items(tmp_path / "first"), *items(tmp_path / "second")]
+    for one, other in zip(both, items(tmp_path / "whole"), strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in {*one, *other})
+    assert steps_of(tmp_path / "second")[0] == [12, 4]
+
+
+def test_who_saves_earlier_or_later_saves_the_whole_recording(tmp_path: Path, run: Any) -> None:
+    """A callback before the recorder, at the end of a batch; and one at the end of the training, and after it."""
+
+    class SaveAtEnd(pl.Callback):
+        def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+        def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "after.ckpt")
+
+    run("whole", SaveAtEnd())
+    assert not [path for path in (tmp_path / "whole").rglob("*") if path.name.startswith(".")]
+    states = [torch.load(tmp_path / name, weights_only=True)["LogitsRecorder"] for name in ("end.ckpt", "after.ckpt")]
+    assert states[0] == states[1]
+    assert states[0]["num_blocks"] == [46]
+    run("store", SaveAt(tmp_path, (3,), 5))
+    run("store", ckpt=tmp_path / "3.ckpt")
+    assert same(tmp_path / "store", tmp_path / "whole")
+
+
+def test_stopped_before_its_first_checkpoint_a_training_begins_anew(tmp_path: Path, run: Any) -> None:
+    run("store", SaveAt(tmp_path, (), 5))
+    assert done_chunks(tmp_path / "store" / "train")
+    run("store")
+    run("whole")
+    assert same(tmp_path / "store", tmp_path / "whole")
+
+
+def test_nothing_recorded_is_said(tmp_path: Path, run: Any) -> None:
+    with pytest.warns(UserWarning, match=r"recorded nothing into .*: training ended at step 12, start_step is 50\. Lo"):
+        run("store", start_step=50)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_killed_outright_and_resumed_the_store_is_the_same(tmp_path: Path, blocks: Path) -> None:
+    """kill -9 within the backward pass of step 7; checkpoints after each three steps."""
+    script = Path(__file__).with_name("killed_while_recording.py")
+
+    def train(name: str, *more: str) -> int:
+        command = [sys.executable, str(script), str(blocks), str(tmp_path / name), *more]
+        return subprocess.run(command, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+
+    assert train("whole") == 0
+    assert train("cut", "kill") == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "store" / "manifest.json").exists()
+    assert train("cut") == 0
+    assert verify_folder(tmp_path / "cut" / "store") == []
+    assert same(tmp_path / "whole" / "store", tmp_path / "cut" / "store")
 
 
 def test_a_student_learns_from_late_teachers(tmp_path: Path, tiny: Any, blocks: Path, plain: Plain) -> None:
@@ -273,6 +432,65 @@ def test_other_peoples_data(tmp_path: Path, plain: Plain, blocks: Path, tiny: An
     assert set(OfflineTeacher()(batch).statistics) == {"log_z", "mean", "std", "entropy", "label_logprob"}  # type: ignore[union-attr]
 
 
+def test_a_training_step_may_change_its_batch(tmp_path: Path, tiny: Any, blocks: Path) -> None:
+    class Takes(Plain):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+            step = super().training_step(batch, batch_idx)
+            batch.pop("labels")
+            self.ids = batch["input_ids"]
+            return step
+
+        def on_after_backward(self) -> None:
+            self.ids.zero_()
+
+    for name, kind in (("plain", Plain), ("takes", Takes)):
+        torch.manual_seed(3)
+        tokenizer = str(blocks / "tokenizer")
+        data = Texts(blocks, labels=True)
+        fit(kind(tiny.vocab_size), data, recorder(tmp_path / name, module="inner.head", tokenizer=tokenizer), steps=2)
+    assert same(tmp_path / "plain", tmp_path / "takes")
+
+
+def test_columns_belong_to_the_stored_token_where_there_is_no_label(tmp_path: Path, plain: Plain, blocks: Path) -> None:
+    store, tokenizer = tmp_path / "store", str(blocks / "tokenizer")
+    fit(plain, Texts(blocks, labels=True), recorder(store, module="inner.head", tokenizer=tokenizer), steps=2)
+    for item, logits in zip(items(store), torch.cat(plain.said), strict=True):
+        assert item["labelled"].tolist() == [1, 0] + [1] * 13 + [0]
+        stored = torch.from_numpy(item["block"][1:, None])
+        np.testing.assert_allclose(
+            item["label_logprob"], logits.log_softmax(-1).gather(-1, stored)[:, 0], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_backward_computes_again_is_not_recorded(tmp_path: Path, tiny: Any, blocks: Path, reentrant: bool) -> None:
+    """Forward and backward slice by slice, so that the head of one slice runs again before the next."""
+
+    class Slices(Plain):
+        def __init__(self, checkpointed: bool) -> None:
+            super().__init__(tiny.vocab_size)
+            self.automatic_optimization = False
+            self.checkpointed = checkpointed
+
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+            hidden = self.inner["body"](batch["input_ids"]).flatten(0, 1)
+            leaf = hidden.detach().requires_grad_()
+            for rows, labels in zip(leaf.chunk(4), batch["labels"].flatten().chunk(4), strict=True):
+                loss = checkpoint(self._loss, rows, labels, use_reentrant=reentrant) if self.checkpointed else None
+                (self._loss(rows, labels) if loss is None else loss).backward()
+            hidden.backward(leaf.grad)
+            self.optimizers().step()  # type: ignore[union-attr]
+
+        def _loss(self, rows: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(self.inner["head"](rows), labels)
+
+    for checkpointed in (False, True):
+        torch.manual_seed(3)
+        fit(Slices(checkpointed), of(blocks), recorder(tmp_path / str(checkpointed), module="inner.head"), steps=3)
+    assert same(tmp_path / "False", tmp_path / "True")
+
+
 @pytest.mark.slow
 def test_ranks_record_their_shares(tmp_path: Path, tiny: Any, blocks: Path) -> None:
     """Each of two ranks sees half of each batch; the last batch of an epoch is one block, of the first rank."""
@@ -281,7 +499,7 @@ def test_ranks_record_their_shares(tmp_path: Path, tiny: Any, blocks: Path) -> N
         command = [sys.executable, str(script), str(blocks), str(tmp_path / "store"), str(devices), str(int(resumed))]
         subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert verify_folder(tmp_path / "store") == []
-    steps = read_manifest(tmp_path / "store").splits["train"].extra["teacher_steps"]
+    steps = steps_of(tmp_path / "store")
     stored = items(tmp_path / "store")
     assert [step for step, count in steps for _ in range(count)] == [int(item["teacher_step"][0]) for item in stored]
     data = TokenBlocks(str(blocks), batch_size=BATCH, max_train_blocks=13)
@@ -301,11 +519,34 @@ def test_ranks_record_their_shares(tmp_path: Path, tiny: Any, blocks: Path) -> N
         ({"module": "inner"}, r"must be logits of each of the batch's 64 positions, got 0"),
     ],
 )
+@pytest.mark.parametrize("start_step", [0, 50])
 def test_logits_that_are_not_there(
-    tmp_path: Path, plain: Plain, blocks: Path, settings: dict[str, Any], message: str
+    tmp_path: Path, plain: Plain, blocks: Path, settings: dict[str, Any], message: str, start_step: int
 ) -> None:
+    """Found out with the first batch, whichever step is the first to be recorded."""
     with pytest.raises(ValueError, match=message):
-        fit(plain, of(blocks), recorder(tmp_path / "store", **settings))
+        fit(plain, of(blocks), recorder(tmp_path / "store", start_step=start_step, **settings))
+    assert plain.global_step <= 1
+
+
+def test_batches_that_no_store_can_hold(tmp_path: Path, plain: Plain, blocks: Path) -> None:
+    class Shifted(Texts):
+        def train_dataloader(self) -> Any:
+            rows = [{"input_ids": torch.from_numpy(block), "labels": torch.from_numpy(block)} for block in self.tokens]
+            return torch.utils.data.DataLoader(rows, batch_size=4)
+
+    late = recorder(tmp_path / "store", module="inner.head", tokenizer=str(blocks / "tokenizer"), start_step=50)
+    with pytest.raises(ValueError, match=r"labels must be the next tokens, .* got those of the same positions"):
+        fit(plain, Shifted(blocks, labels=True), late)
+
+
+def test_ranks_that_share_their_data_are_refused(
+    tmp_path: Path, plain: Plain, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pl.Trainer, "distributed_sampler_kwargs", {"rank": 0, "num_replicas": 1})
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    with pytest.raises(ValueError, match=r"got 2 ranks and data dealt to 1\. Set tensor_parallel_size of trainer\.s"):
+        fit(plain, of(blocks), recorder(tmp_path / "store", module="inner.head"))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def make_folder(tmp_path):
             manifest.columns = ("log_tail", "entropy") if samples is None else ("entropy",)
             manifest.selection = None if samples is None else {"samples": samples, "s": 1.0, "seed": 0}
         if steps is not None:
-            sizes["train"].extra["teacher_steps"] = [[step, 1] for step in steps]
+            sizes["train"].extra["teacher_steps"] = [[step, 1, 1, 1] for step in steps]
         chunks.finish(folder, manifest)
         return folder
 

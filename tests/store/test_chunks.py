@@ -60,7 +60,7 @@ def test_a_written_chunk_leaves_nothing_temporary(tmp_path, samples):
     write_chunk(tmp_path, 2, samples.items("blocks", 2), statistics={"mass": 0.5})
     assert names(tmp_path) == ["chunk-000002.bin", "chunk-000002.json"]
     assert done_chunks(tmp_path) == {2}
-    assert chunk_statistics(tmp_path) == [{"mass": 0.5}]
+    assert list(chunk_statistics(tmp_path)) == [{"mass": 0.5}]
 
 
 def test_a_written_chunk_is_not_written_again(tmp_path, samples):
@@ -73,7 +73,7 @@ def test_a_written_chunk_is_not_written_again(tmp_path, samples):
 def test_statistics_come_in_the_order_of_chunks(tmp_path, samples):
     for chunk in (2, 0, 1):
         write_chunk(tmp_path, chunk, samples.items("blocks", chunk), statistics={"chunk": chunk})
-    assert chunk_statistics(tmp_path) == [{"chunk": 0}, {"chunk": 1}, {"chunk": 2}]
+    assert list(chunk_statistics(tmp_path)) == [{"chunk": 0}, {"chunk": 1}, {"chunk": 2}]
 
 
 def test_the_rank_of_the_process_does_not_matter(tmp_path, monkeypatch, samples):
@@ -95,7 +95,7 @@ def test_killed_between_any_two_steps_a_chunk_is_whole_or_absent(tmp_path, sampl
         outcomes.append(0 in done_chunks(split))
         if outcomes[-1]:
             assert (split / "chunk-000000.bin").read_bytes() == whole
-            assert len(chunk_statistics(split)) == 1
+            assert len(list(chunk_statistics(split))) == 1
             (split / "chunk-000000.bin").unlink()
         call += 1
     # The record is synced and its folder, then the chunk; only at the last sync is it in place.

@@ -1,5 +1,8 @@
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,18 @@ def test_a_checkpoint_that_is_cut_off_is_passed_over(checkpoints: list[Path], tm
     with pytest.warns(UserWarning, match=r"stays at step 1: .* which is cut off"):
         teacher({"input_ids": torch.zeros(1, 4, dtype=torch.long)})
     assert expected(checkpoints[0], teacher)
+
+
+def test_a_checkpoint_that_one_rank_cannot_read_is_put_on_none(checkpoints: list[Path], tmp_path: Path) -> None:
+    """Two processes of their own: forked ones would hang in what the threads of this one hold."""
+    put(checkpoints[0], tmp_path / "run", 100)
+    script = Path(__file__).with_name("following_on_ranks.py")
+    places = [str(path) for path in (tmp_path / "run", checkpoints[1], tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [subprocess.Popen([sys.executable, str(script), str(rank), *places], env=environment) for rank in (0, 1)]
+    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    expected = [[1, "CheckpointTeacher stays at step 1: not there yet"], [3]]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
 
 
 def test_a_student_follows_its_teacher(checkpoints: list[Path], tmp_path: Path, blocks: Path, tiny: Any) -> None:

@@ -1,0 +1,25 @@
+"""What the data of a training say of themselves."""
+
+import lightning.pytorch as pl
+
+from pd_lightning.store.manifest import Manifest
+
+
+def manifest_of(trainer: pl.Trainer) -> Manifest | None:
+    """The manifest of our data folders; other people's data have none."""
+    return getattr(getattr(trainer, "datamodule", None), "manifest", None)
+
+
+def tokenizer_of(trainer: pl.Trainer, given: str | None) -> str:
+    """Folder or hub name of the tokenizer, as given or as the data know it.
+
+    Raises:
+        ValueError: If neither tells.
+    """
+    name = given or getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
+    if name is None:
+        raise ValueError(
+            "LogitsRecorder must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
+            "or give the data an attribute tokenizer_dir."
+        )
+    return str(name)
