@@ -46,7 +46,11 @@ class Projection:
         self.weight = head.weight.detach().to(dtype)
         self.bias = None if head.bias is None else head.bias.detach()
         wide = torch.promote_types(dtype, torch.float32)
-        self._buffer = hidden.new_empty((rows, self.weight.shape[0]), dtype=wide)
+        V = self.weight.shape[0]
+        # On a CPU positions lie side by side in memory, not ids: matrix products with few rows are faster so.
+        by_column = kind == "cpu"
+        buffer = hidden.new_empty((V, rows) if by_column else (rows, V), dtype=wide)
+        self._buffer = buffer.t() if by_column else buffer
         self._scratch: Tensor | None = None
         self._weight_grad = weight_grad
         self._bias_grad = bias_grad
