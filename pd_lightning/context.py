@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -43,13 +44,16 @@ class Context:
         self.labels = labels
         self.progress = progress or Progress()
         self._logits = student_logits
+        # Who asks first may want no gradients of them, and the loss still does.
+        self._with_graph = torch.is_grad_enabled()
         self._vocab_size = vocab_size
 
     @property
     def student_logits(self) -> Tensor:
         """The student's logits, float `[n, V]`, with their graph."""
         if not isinstance(self._logits, Tensor):
-            self._logits = self._logits()
+            with torch.set_grad_enabled(self._with_graph):
+                self._logits = self._logits()
         return self._logits
 
     @property

@@ -89,7 +89,7 @@ class Projection:
         if self._scratch is None:
             self._scratch = self._buffer.new_empty((2, *self._buffer.shape))
         probs, finite = (part.flatten()[: logprobs.numel()].view(logprobs.shape) for part in self._scratch)
-        torch.clamp(logprobs, min=-_VAST, out=finite)  # 0 log 0 is 0
+        finite.copy_(logprobs).clamp_(min=-_VAST)  # 0 log 0 is 0
         torch.exp(finite, out=probs)
         return probs, torch.linalg.vecdot(probs, finite)
 

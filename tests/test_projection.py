@@ -13,7 +13,7 @@ from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective, Terms
 from pd_lightning.projection import Projection
 from pd_lightning.targets import Form, HiddenTargets, SparseTargets, Targets
-from pd_lightning.transforms import LabelSmoothing, SampleTokens, Temperature, TopPK, Transform
+from pd_lightning.transforms import AdaKD, LabelSmoothing, NormKD, SampleTokens, Temperature, TopPK, Transform
 from pd_lightning.weightings import MaskFirstTokens, StudentEntropy
 
 N, D, V = 23, 6, 37
@@ -42,6 +42,9 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "renormalized, tempered": {"cut": TopPK(0.8, 5, tail="renormalize"), "tau": Temperature(2.0)},
     "none": {"cut": TopPK(0.8, 5, tail="none")},
     "sampled": {"draw": SampleTokens(8)},
+    "bucket, by student loss": {"cut": TopPK(0.8, 5), "tau": AdaKD("student_loss")},
+    "dense, by student loss": {"tau": AdaKD("student_loss")},
+    "dense, normed": {"tau": NormKD(student="own")},
 }
 # Kinds of targets that need no logits of the student, whatever the temperature; others do where there is one.
 FUSED = {"bucket", "bucket, tempered", "renormalized", "none", "sampled"}
@@ -148,6 +151,15 @@ def test_a_teacher_whose_padding_is_most_probable_agrees_with_nobody(name: str) 
 @pytest.mark.parametrize(("bias", "scale"), [(True, 1.0), (False, 0.3), (True, 0.3)])
 def test_a_bias_and_a_scale(name: str, bias: bool, scale: float) -> None:
     assert_same(Problem(bias=bias, scale=scale), Objective(transforms=TRANSFORMS[name]))
+
+
+@pytest.mark.usefixtures("chunks_of_five")
+@pytest.mark.parametrize("name", ["dense", "bucket"])
+def test_a_teacher_in_a_narrower_type(name: str) -> None:
+    problem = Problem()
+    wide = problem.teacher
+    problem.teacher = HiddenTargets(wide.hidden.float(), Head(lambda hidden: wide.head(hidden.double()).float()))
+    assert_same(problem, Objective(transforms=TRANSFORMS[name]), 1e-6)
 
 
 @pytest.mark.usefixtures("chunks_of_five")
