@@ -396,13 +396,25 @@ def test_two_ranks_record_a_stream_whose_length_nobody_knows(
     assert not (tmp_path / "three").exists()
 
 
+def written_beyond(process: subprocess.Popen, store: Path, chunks: int) -> float:
+    """Wait until there are more chunks, or the process has ended; gives the time."""
+    while process.poll() is None and len(list(store.glob("*/*.bin"))) <= chunks:
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("uploads", [False, True])
 def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path, uploads: bool) -> None:
     """Twenty kills, most amid writing: every block is there once, as if there had been none."""
     settings["model"]["blocks_per_chunk"] = settings["data"]["init_args"]["batch_size"] = 1
     settings["data"]["init_args"] |= {"max_train_blocks": 400, "max_val_blocks": 20}
-    assert start(tmp_path, tmp_path / "whole", settings).wait(300) == 0
+    began = time.monotonic()
+    whole = start(tmp_path, tmp_path / "whole", settings)
+    first = written_beyond(whole, tmp_path / "whole", 0) - began
+    assert whole.wait(300) == 0
+    # By this machine's speed, so that the data last for all kills.
+    each = (time.monotonic() - began - first) / 40
     if uploads:
         settings["model"]["upload_to"] = f"file://{tmp_path / 'bucket'}"
     final = tmp_path / ("bucket" if uploads else "killed")
@@ -410,11 +422,10 @@ def test_killed_at_any_time_it_goes_on(settings: dict[str, Any], tmp_path: Path,
     for number in range(40):
         process, before = start(tmp_path, store, settings), len(list(store.glob("*/*.bin")))
         if number % 4:
-            while process.poll() is None and len(list(store.glob("*/*.bin"))) == before:
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.2))
+            written_beyond(process, store, before)
+            time.sleep(chance.uniform(0, each))
         else:
-            time.sleep(chance.uniform(0, 8))
+            time.sleep(chance.uniform(0, first))
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGKILL)
