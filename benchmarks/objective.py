@@ -57,7 +57,8 @@ class Inputs:
 
     @property
     def dense(self) -> HiddenTargets:
-        return HiddenTargets(self.teacher_hidden, Head(lambda hidden: hidden @ self.teacher_weight.T))
+        weight = self.teacher_weight
+        return HiddenTargets(self.teacher_hidden, Head(lambda hidden: hidden @ weight.T, linear=LinearHead(weight)))
 
 
 def inputs(N: int, V: int, D: int, K: int, device: str, dtype: torch.dtype) -> Inputs:
@@ -72,7 +73,7 @@ def inputs(N: int, V: int, D: int, K: int, device: str, dtype: torch.dtype) -> I
         stored.append((ids, values, logprobs.scatter(-1, ids, -torch.inf).logsumexp(-1)))
     targets = SparseTargets(*(torch.cat(part) for part in zip(*stored, strict=True)))
     labels = torch.randint(V, (N,), device=device)
-    buffer = torch.empty(min(N, rows_per_chunk(V, hidden.device)), V, device=device, dtype=torch.float32)
+    buffer = torch.empty(min(N, rows_per_chunk(V, hidden)), V, device=device, dtype=torch.float32)
     grown = (hidden.requires_grad_(), weight.requires_grad_())
     return Inputs(*grown, teacher_hidden, teacher_weight, labels, targets, buffer)
 

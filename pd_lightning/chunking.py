@@ -18,13 +18,16 @@ _DEVICE_BYTES = 256 * 2**20
 _FEWEST_ROWS = 128
 
 
-def rows_per_chunk(vocab_size: int, device: torch.device) -> int:
-    """Give the rows of a chunk: a function of shapes alone, since free memory as a criterion breaks exact resume."""
-    budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
-    return max(_FEWEST_ROWS, budget // (4 * vocab_size))
+def rows_per_chunk(vocab_size: int, hidden: Tensor) -> int:
+    """Give the rows of a chunk: a function of the vocabulary, the data type and the kind of device alone.
+
+    Free memory as a criterion would break exact resume.
+    """
+    budget = _CPU_BYTES if hidden.device.type == "cpu" else _DEVICE_BYTES
+    return max(_FEWEST_ROWS, budget // (max(4, hidden.element_size()) * vocab_size))
 
 
-def chunked_sums(compute: Compute, hidden: Tensor, head: Head) -> Sums:
+def chunked_sums(compute: Compute, hidden: Tensor, head: Head, chunk_size: int | None = None) -> Sums:
     """Sum over N positions, chunk by chunk.
 
     Args:
@@ -32,14 +35,15 @@ def chunked_sums(compute: Compute, hidden: Tensor, head: Head) -> Sums:
             slice; the first is differentiable, the others are detached.
         hidden: Hidden states, float `[N, D]`.
         head: The head that `compute` uses; its parameters get gradients.
+        chunk_size: Positions of a chunk; by default `rows_per_chunk`.
 
     Returns:
         The sums over all rows; the first can be back-propagated once.
     """
-    size = min(rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden.device), len(hidden))
-    rows = [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
+    size = chunk_size or rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden)
+    rows = [slice(start, start + size) for start in range(0, max(1, len(hidden)), size)]
     if not torch.is_grad_enabled():
-        projection = None if head.linear is None else Projection(head.linear, size, hidden)
+        projection = None if head.linear is None else Projection(head.linear, hidden)
         return _add([compute(projection, hidden[part], part) for part in rows])
     trained = [parameter for parameter in head.parameters if parameter.requires_grad]
     return _ChunkedSums.apply(compute, rows, head, hidden, *trained)  # type: ignore[no-any-return, no-untyped-call]
@@ -58,8 +62,7 @@ class _ChunkedSums(torch.autograd.Function):
             # By identity: comparing tensors would compare their values.
             of = {id(parameter): grad for parameter, grad in zip(parameters, grads, strict=True)}
             linear = head.linear
-            size = rows[0].stop - rows[0].start
-            projection = Projection(linear, size, hidden, of.get(id(linear.weight)), of.get(id(linear.bias)))
+            projection = Projection(linear, hidden, of.get(id(linear.weight)), of.get(id(linear.bias)))
         sums = []
         for part in rows:
             with torch.enable_grad():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+IGNORE_INDEX = -100  # the label of a position that has none
+
 
 @dataclass(frozen=True)
 class Progress:

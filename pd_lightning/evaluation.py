@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from pd_lightning.objective import Terms
+from pd_lightning.terms import Terms
 
 
 class Evaluation(nn.Module):

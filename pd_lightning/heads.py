@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,30 @@ class LinearHead:
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
+
+    def write(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """Compute logits, without gradients, into a tensor that is there.
+
+        Args:
+            hidden: Hidden states, float `[n, D]`.
+            out: Where to, float `[n, V]`.
+
+        Returns:
+            `out`.
+        """
+        weight, hidden = self.weight.detach(), self.scaled(hidden)
+        if hidden.dtype == out.dtype:
+            torch.mm(hidden, weight.t(), out=out)
+        else:
+            out.copy_(hidden @ weight.t())
+        if self.bias is not None:
+            out.add_(self.bias.detach() if self.scale == 1.0 else self.bias.detach() * self.scale)
+        return out
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """Give hidden states that the weight maps to scaled logits: cheaper than scaling the logits."""
+        hidden = hidden.detach().to(self.weight.dtype)
+        return hidden if self.scale == 1.0 else hidden * self.scale
 
 
 @dataclass(frozen=True)

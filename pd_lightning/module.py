@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from pd_lightning.context import Progress
+from pd_lightning.checkpoint_state import checkpoint_state
+from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.evaluation import Evaluation
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
-from pd_lightning.objective import IGNORE_INDEX, Objective, Terms
+from pd_lightning.objective import Objective
 from pd_lightning.optimization import (
     OptimizerCallable,
     catch_up,
@@ -27,23 +28,23 @@ from pd_lightning.optimization import (
     parameter_groups,
     scheduled,
 )
-from pd_lightning.schedules import WSD, Schedule, as_schedule, check_range
+from pd_lightning.schedules import WSD, Schedule, as_schedule, check_schedules
 from pd_lightning.speed import Speed
 from pd_lightning.students import Student
 from pd_lightning.surroundings import (
     check_same_tensors,
     check_trainer,
     check_validation_interval,
+    is_logged,
     look_around,
     student_defaults,
-    tokenizer_dir,
     warn_of_no_effect,
 )
 from pd_lightning.targets import Kind, Targets
 from pd_lightning.teachers import NoTeacher, Teacher
+from pd_lightning.terms import Terms
 from pd_lightning.totals import Totals, rescale
 from pd_lightning.transforms import Transform
-from pd_lightning.version import __version__
 from pd_lightning.weightings import Weighting
 
 # A power of two, so that dividing by it and multiplying it back costs no bit.
@@ -69,6 +70,8 @@ class DistillationModule(pl.LightningModule):
             by default. Its learning rate is the one of `lr`.
         val_teacher: Whom the student is compared with in validation and test, where that is another: a FrozenTeacher,
             say, of whole distributions where training reads truncated ones. By default `teacher`.
+        chunk_size: Positions whose logits are there at once: fewer take less memory. By default a function of the
+            vocabulary, the data type and the device.
 
     Source: Peng et al. (arXiv 2410.16215).
     """
@@ -84,13 +87,14 @@ class DistillationModule(pl.LightningModule):
         lr: Schedule | float | None = None,
         optimizer: OptimizerCallable | None = None,
         val_teacher: Teacher | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         self.recipe = student if isinstance(student, Student) else None
         self.student: LanguageModel | None = None if isinstance(student, Student) else LanguageModel(student)
         self.teacher = teacher or NoTeacher()
         self.val_teacher = val_teacher
-        self.objective = Objective(loss, transforms, weighting)
+        self.objective = Objective(loss, transforms, weighting, chunk_size)
         self._check_forms()
         self._has_kd_settings = kd_weight is not None or bool(loss or transforms) or self.objective.weighs_targets
         self.kd_weight = as_schedule(0.9 if kd_weight is None else kd_weight)
@@ -101,9 +105,9 @@ class DistillationModule(pl.LightningModule):
         self._speed = Speed()
         self.teacher_seconds = 0.0
         self._num_tokens: Tensor | int = 0
-        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._total_steps = 1
-        self._target_kind: Kind | None = None
+        self.target_kind: Kind | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse what would go wrong without a word, and warn of settings that have no effect.
@@ -122,7 +126,7 @@ class DistillationModule(pl.LightningModule):
             defaults = student_defaults(self.trainer) if self._trainer is not None else {}
             # Its own random numbers: students of one seed start alike, whatever was drawn before.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._seed)
+                torch.manual_seed(self.seed)
                 self.student = self.recipe.build(defaults)
         if self._trainer is not None:
             surroundings = look_around(self.trainer, self.student)
@@ -142,7 +146,9 @@ class DistillationModule(pl.LightningModule):
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
-        terms = self._terms(batch, targets, kd_weight, self._batches_processed)
+        terms = self._terms(
+            batch, targets, kd_weight, self._batches_processed, is_logged(self.trainer, self._total_steps)
+        )
         self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
         self._totals.add(terms)
         # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
@@ -168,10 +174,7 @@ class DistillationModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer over the student alone, and let `lr` give its learning rate at each step."""
         self._total_steps = length_of_run(self.trainer.estimated_stepping_batches)
-        check_range(self.kd_weight, self._total_steps, 0.0, 1.0, "model.kd_weight")
-        for name, schedule in self.objective.schedules().items():
-            check_range(schedule, self._total_steps, 0.0, float("inf"), f"model.transforms.{name}", above=True)
-        check_range(self.lr, self._total_steps, 0.0, float("inf"), "model.lr")
+        check_schedules(self.kd_weight, self.objective.schedules(), self.lr, self._total_steps)
         optimizer = self.make_optimizer(parameter_groups(self._student))
         scheduler = scheduled(optimizer, self.lr, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -180,8 +183,8 @@ class DistillationModule(pl.LightningModule):
         """Refuse checkpoints amid an accumulation, and say what is compared with what."""
         check_validation_interval(self.trainer)
         catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
-        if self._target_kind is not None:
-            rank_zero_info(f"KD loss: {self.objective.describe(self._target_kind)}")
+        if self.target_kind is not None:
+            rank_zero_info(f"KD loss: {self.objective.describe(self.target_kind)}")
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of tokens a second."""
@@ -189,7 +192,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
-        sequence = np.random.SeedSequence([self._seed, self._batches_processed, self.global_rank])
+        sequence = np.random.SeedSequence([self.seed, self._batches_processed, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -201,7 +204,8 @@ class DistillationModule(pl.LightningModule):
         self._num_tokens = self._num_tokens + num_tokens
         self.log_dict({f"train/{name}": value for name, value in means.items() if name != "loss"})
         self.log("train/loss", means["loss"], prog_bar=True)
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        if is_logged(self.trainer, self._total_steps):  # it costs a pass over all gradients
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]))
         self.log("train/tokens", self._num_tokens)
 
@@ -220,20 +224,8 @@ class DistillationModule(pl.LightningModule):
         self.log("test/perplexity", self.evaluation.perplexity())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add, in plain values, what resuming and exporting need beside the weights."""
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
-        checkpoint["pd_lightning"] = {
-            "version": __version__,
-            "seed": self._seed,
-            "num_tokens": self.num_tokens,
-            "train_seconds": self.train_seconds,
-            "teacher_seconds": self.teacher_seconds,
-            "student_config": self._student.config(),
-            "teacher": self.teacher.describe(),
-            "targets": self._target_kind,
-            "tokenizer": tokenizer_dir(self.trainer),
-            "metrics": metrics,
-        }
+        """Add what resuming and exporting need beside the weights."""
+        checkpoint["pd_lightning"] = checkpoint_state(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the tokens counted and the seed of the run before.
@@ -244,7 +236,7 @@ class DistillationModule(pl.LightningModule):
         if self.student is not None and "state_dict" in checkpoint:
             check_same_tensors(self.state_dict(), checkpoint["state_dict"])
         state = checkpoint.get("pd_lightning", {})
-        self._seed = state.get("seed", self._seed)
+        self.seed = state.get("seed", self.seed)
         self._num_tokens = state.get("num_tokens", 0)
         self._speed.seconds = state.get("train_seconds", 0.0)
         self.teacher_seconds = state.get("teacher_seconds", 0.0)
@@ -273,7 +265,7 @@ class DistillationModule(pl.LightningModule):
         shared = [teacher.shared_vocab_size for teacher in self._teachers if teacher.shared_vocab_size is not None]
         if shared:
             self.objective.share_vocabulary(min(shared))
-        self._target_kind = self._check_forms()
+        self.target_kind = self._check_forms()
 
     def _check_forms(self) -> Kind | None:
         """Give the kind of the targets that are trained on, or None where that is not known."""
@@ -285,12 +277,14 @@ class DistillationModule(pl.LightningModule):
         processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
         return processed
 
-    def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int) -> Terms:
+    def _terms(
+        self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int, observed: bool = False
+    ) -> Terms:
         """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
         hidden = self._student.hidden(batch["input_ids"], batch.get("position_ids"))
-        progress = Progress(self.global_step, self._total_steps, (self._seed, number, self.global_rank))
-        documents = batch.get("document_ids")
-        return self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
+        progress = Progress(self.global_step, self._total_steps, (self.seed, number, self.global_rank))
+        head, documents = self._student.head, batch.get("document_ids")
+        return self.objective(hidden, head, batch["labels"], targets, kd_weight, progress, documents, observed)
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
         targets = (self.val_teacher or self.teacher)(batch)

@@ -1,27 +1,31 @@
 """The objective of pre-training distillation: (1 - kd_weight) · LM loss + kd_weight · KD loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pd_lightning.blockwise import entropy
 from pd_lightning.chunking import chunked_sums
-from pd_lightning.context import Context, Progress
+from pd_lightning.closed_form import are_largest
+from pd_lightning.context import IGNORE_INDEX, Context, Progress
 from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL, Loss
-from pd_lightning.losses.alignment import AnyStudent, AnyTargets
-from pd_lightning.position_statistics import FIGURES, position_statistics
-from pd_lightning.projection import Projection, are_largest
+from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies, kept_mass
+from pd_lightning.position_statistics import FIGURES
+from pd_lightning.position_weights import position_weights
+from pd_lightning.projection import Asked, Found, Projection
 from pd_lightning.schedules import Schedule
-from pd_lightning.targets import Form, Kind, Targets
+from pd_lightning.targets import Form, HiddenTargets, Kind, SparseTargets, Targets
+from pd_lightning.terms import Terms
 from pd_lightning.transforms import Transform
 from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
-from pd_lightning.weightings import Positions, Weighting, Weights
+from pd_lightning.weightings import Weighting, Weights
 
-IGNORE_INDEX = -100
 _MEANING: dict[Kind, str] = {
     "dense": "all ids",
     "bucket": "the kept ids and one bucket for the tail",
@@ -32,29 +36,6 @@ _MEANING: dict[Kind, str] = {
 _ANY_TEACHER = (Form("dense"), Form("bucket", statistics=None))
 
 
-@dataclass
-class Terms:
-    """Sums over the labelled positions of a batch; all but `loss` are detached.
-
-    Args:
-        loss: The mixed loss, scalar, in nats; the only one with a graph.
-        lm_loss: The LM loss, scalar, in nats; every labelled position counts alike.
-        kd_loss: The KD loss, scalar, in nats, likewise; None without targets.
-        agreement: Positions where the teacher's most probable id is the student's too, scalar; None without targets.
-        dropped_mass: Probability that the teacher gives to ids that the student lacks, scalar; None if it lacks none.
-        num_tokens: Labelled positions, scalar.
-        num_targets: Those among them that the teacher said something of, scalar; None without targets.
-    """
-
-    loss: Tensor
-    lm_loss: Tensor
-    kd_loss: Tensor | None
-    agreement: Tensor | None
-    dropped_mass: Tensor | None
-    num_tokens: Tensor
-    num_targets: Tensor | None = None
-
-
 class Objective:
     """Mixes the LM loss and the KD loss of every labelled position.
 
@@ -62,9 +43,12 @@ class Objective:
         loss: Divergence between student and targets; forward KL by default.
         transforms: What is done to the targets first, by name, in order.
         weighting: What is done to the weights of the two losses position by position, by name, in order.
+        chunk_size: Positions whose logits are there at once; by default a function of the vocabulary, the data type
+            and the device, see `rows_per_chunk`.
 
     Raises:
-        ValueError: If two transforms contradict one another, or there is no teacher that they and the loss could serve.
+        ValueError: If the chunk size is below 1, two transforms contradict one another, or there is no teacher that
+            they and the loss could serve.
 
     Source: Peng et al. (arXiv 2410.16215), equation 1.
     """
@@ -74,11 +58,15 @@ class Objective:
         loss: Loss | None = None,
         transforms: Mapping[str, Transform] | None = None,
         weighting: Mapping[str, Weighting] | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         self.loss = loss or ForwardKL()
         self.transforms = dict(transforms or {})
         self.weighting = dict(weighting or {})
+        self.chunk_size = chunk_size
         self._shared: list[SharedVocabulary] = []
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}. Set model.chunk_size, or leave it out.")
         for name, one in self.weighting.items():
             if unknown := one.needs - FIGURES:
                 raise ValueError(
@@ -166,6 +154,7 @@ class Objective:
         kd_weight: float = 0.0,
         progress: Progress | None = None,
         document_ids: Tensor | None = None,
+        observed: bool = False,
     ) -> Terms:
         """Sum the losses over all labelled positions.
 
@@ -177,6 +166,7 @@ class Objective:
             kd_weight: Share of the KD loss, α of Peng et al., in [0, 1]; without effect where targets is None.
             progress: How far the run has come, for schedules and random draws.
             document_ids: Which document each of a block's tokens belongs to, int64 `[B, T+1]`, for weightings.
+            observed: Whether to give the student's entropy, accuracy and kept mass too.
 
         Returns:
             Sums in nats, to be divided by the number of labelled positions of the whole optimizer step.
@@ -184,55 +174,85 @@ class Objective:
         rows = hidden.flatten(0, 1)
         if targets is None:
             kd_weight = 0.0
-        weights = self._weights(rows, head, labels, targets, kd_weight, document_ids)
-        compute = partial(self._sums, head, labels.flatten(), targets, weights, progress or Progress())
-        loss, lm, num_tokens, kd, agreement, dropped, num_targets = chunked_sums(compute, rows, head)
-        if targets is None:
-            return Terms(loss, lm, None, None, None, num_tokens)
-        return Terms(loss, lm, kd, agreement, dropped if self._shared else None, num_tokens, num_targets)
+        weights = position_weights(
+            self.weighting.values(), rows, head, labels, targets, kd_weight, document_ids, self.chunk_size
+        )
+        part = partial(self._part, head, labels.flatten(), targets, weights, progress or Progress(), observed)
+        named: list[str] = []
 
-    def _sums(
+        def compute(*chunk: Any) -> tuple[Tensor, Tensor]:
+            sums = part(*chunk)
+            loss = sums.pop("loss")
+            named[:] = sums
+            return loss, torch.stack([value.detach().to(loss.dtype) for value in sums.values()])
+
+        loss, sums = chunked_sums(compute, rows, head, self.chunk_size)
+        return Terms(loss, **dict(zip(named, sums.unbind(), strict=True)))
+
+    def _part(
         self,
         head: Head,
         labels: Tensor,
         targets: Targets | None,
         weights: Weights,
         progress: Progress,
+        observed: bool,
         projection: Projection | None,
         hidden: Tensor,
         rows: slice,
-    ) -> tuple[Tensor, ...]:
+    ) -> dict[str, Tensor]:
         """Sum what `Terms` holds over the rows whose hidden states are given."""
         labels = labels[rows]
         counted = labels != IGNORE_INDEX
         # Seeded by the chunk too: its rows shall not draw what another chunk's draw.
         progress = replace(progress, draw=(*progress.draw, rows.start or 0))
         ctx = Context(partial(head, hidden), labels, progress, head.vocab_size)
-        said = None if targets is None else targets.rows(rows)
+        said = None if targets is None else self._said(targets, rows, projection)
         treated, seen = (None, ctx) if said is None else self._transformed(said, ctx)
         top1 = labels.clamp(min=0) if said is None else said.top1()
-        lm, student, agrees = self._compared(projection, hidden, ctx, seen, treated, top1)
-        lm = torch.where(counted, lm, 0.0)
-        mixed = (weights.lm[rows] * lm).sum()
-        lm, num_tokens = lm.detach().sum(), counted.sum()
+        found = self._compared(projection, hidden, ctx, seen, treated, top1, observed)
+        lm = torch.where(counted, found.lm_loss, 0.0)
+        sums = {"loss": (weights.lm[rows] * lm).sum(), "lm_loss": lm.sum(), "num_tokens": counted.sum()}
+        if observed:
+            sums["student_entropy"] = torch.where(counted, found.entropy, 0.0).sum()
+            sums["top1_accuracy"] = (found.correct & counted).sum()
         if said is None or treated is None:
-            zero = torch.zeros_like(lm)
-            return mixed, lm, num_tokens, zero, zero, zero, zero
+            return sums
         if said.missing is not None:
             counted = counted & ~said.missing
-        kd = self.loss(student, treated)
-        if kd.shape != labels.shape:
-            raise ValueError(
-                f"A loss must give one number for each of {len(labels)} positions, got {list(kd.shape)}. Correct "
-                f"{type(self.loss).__name__} of model.loss."
-            )
-        if treated.weight is not None:
-            kd = kd * treated.weight
+        kd = self._kd_loss(found.student, treated)
         # Masked by where, not by indexing: the number of labelled positions would be a device sync.
         kd = torch.where(counted, kd, 0.0)
-        mixed = mixed + (weights.kd[rows] * kd).sum()
-        dropped = torch.zeros_like(lm) if treated.dropped is None else torch.where(counted, treated.dropped, 0.0).sum()
-        return mixed, lm, num_tokens, kd.detach().sum(), (agrees & counted).sum(), dropped, counted.sum()
+        sums["loss"] = sums["loss"] + (weights.kd[rows] * kd).sum()
+        sums |= {"kd_loss": kd.sum(), "agreement": (found.agrees & counted).sum(), "num_targets": counted.sum()}
+        if self._shared:
+            dropped = torch.zeros_like(lm) if treated.dropped is None else treated.dropped
+            sums["dropped_mass"] = torch.where(counted, dropped, 0.0).sum()
+        if observed and isinstance(treated, SparseTargets):
+            assert not isinstance(found.student, CrossEntropies)
+            tau = self.loss.does_without_logits_at(treated)
+            with torch.no_grad():
+                mass = kept_mass(found.student, treated, 1.0 if tau is None else tau)
+            sums["student_kept_mass"] = torch.where(counted, mass, 0.0).sum()
+        return sums
+
+    def _said(self, targets: Targets, rows: slice, projection: Projection | None) -> AnyTargets:
+        """Give what the teacher says of some rows, in buffers that are there already if they can be used."""
+        if projection is None or not isinstance(targets, HiddenTargets):
+            return targets.rows(rows)
+        # Transforms look for the most probable ids, which is faster where ids lie side by side.
+        by_column = projection.by_column and not (self.transforms or self._shared)
+        return targets.rows(rows, projection.workspace, by_column)
+
+    def _kd_loss(self, student: AnyStudent, treated: AnyTargets) -> Tensor:
+        """Give the KD loss of each position, float `[n]`."""
+        kd = self.loss(student, treated)
+        if kd.shape != (len(treated),):
+            raise ValueError(
+                f"A loss must give one number for each of {len(treated)} positions, got {list(kd.shape)}. Correct "
+                f"{type(self.loss).__name__} of model.loss."
+            )
+        return kd if treated.weight is None else kd * treated.weight
 
     def _transformed(self, said: AnyTargets, ctx: Context) -> tuple[AnyTargets, Context]:
         """Give the transformed targets, and what their transforms have the loss see of the student."""
@@ -252,46 +272,17 @@ class Objective:
         seen: Context,
         treated: AnyTargets | None,
         top1: Tensor,
-    ) -> tuple[Tensor, AnyStudent, Tensor]:
-        """Give the LM loss of each position, the student as the loss takes it, and whether it agrees with `top1`."""
-        needs_logits = seen.has_logits or not (treated is None or self.loss.does_without_logits(treated))
-        if projection is not None and not needs_logits:
-            label, student, agrees = projection.compare(hidden, ctx.labels, treated, top1, seen.vocab_size)
-            return -label, student, agrees
+        observed: bool,
+    ) -> Found:
+        """Compare a chunk with its labels and its targets."""
+        tau = 1.0 if treated is None else self.loss.does_without_logits_at(treated)
+        if projection is not None and tau is not None and not seen.has_logits:
+            return projection.compare(hidden, treated, Asked(ctx.labels, top1, seen.vocab_size, tau, observed))
         logits = ctx.student_logits
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         lm = F.cross_entropy(wide, ctx.labels, ignore_index=IGNORE_INDEX, reduction="none")
-        agrees = are_largest(top1, logits.detach(), logits.detach().amax(dim=-1, keepdim=True))
-        return lm, seen.student_logits, agrees
-
-    @torch.no_grad()
-    def _weights(
-        self,
-        hidden: Tensor,
-        head: Head,
-        labels: Tensor,
-        targets: Targets | None,
-        kd_weight: float,
-        document_ids: Tensor | None,
-    ) -> Weights:
-        """Give the weights of the two losses at each of the B·T positions, float `[N]` each."""
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        lm = torch.full(labels.shape, 1.0 - kd_weight, dtype=dtype, device=hidden.device)
-        weights = Weights(lm, torch.full_like(lm, kd_weight))
-        counted = labels != IGNORE_INDEX
-        if targets is not None and targets.missing is not None:
-            missing = targets.missing.view(labels.shape)
-            weights = Weights(lm.masked_fill(missing, 1.0), weights.kd.masked_fill(missing, 0.0))
-            counted = counted & ~missing
-        # Nor where the loss is only looked at, with a KD weight of 0: what they need costs a pass over the logits.
-        acting = [w for w in self.weighting.values() if kd_weight > 0 or not w.needs]
-        needs = frozenset().union(*(w.needs for w in acting))
-        statistics = {}
-        if needs:
-            assert targets is not None, "what needs figures does not act without targets"
-            statistics = position_statistics(needs, hidden, head, targets)
-        shaped = {name: values.view(labels.shape) for name, values in statistics.items()}
-        positions = Positions(counted, document_ids, shaped)
-        for weighting in acting:
-            weights = weighting(weights, positions)
-        return Weights(weights.lm.flatten(), weights.kd.flatten())
+        narrow = logits.detach()
+        largest = narrow.amax(dim=-1, keepdim=True)
+        agrees, correct = (are_largest(ids, narrow, largest) for ids in (top1, ctx.labels.clamp(min=0)))
+        entropies = entropy(wide.detach().log_softmax(dim=-1)) if observed else torch.zeros_like(lm)
+        return Found(lm, seen.student_logits, agrees, correct, entropies)

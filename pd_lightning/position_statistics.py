@@ -5,15 +5,18 @@ from collections.abc import Set
 import torch
 from torch import Tensor
 
+from pd_lightning.blockwise import entropy
 from pd_lightning.chunking import rows_per_chunk
 from pd_lightning.heads import Head
-from pd_lightning.targets import Targets, entropy
+from pd_lightning.targets import Targets
 
 FIGURES = frozenset({"teacher_entropy", "student_entropy"})
 
 
 @torch.no_grad()
-def position_statistics(needs: Set[str], hidden: Tensor, head: Head, targets: Targets) -> dict[str, Tensor]:
+def position_statistics(
+    needs: Set[str], hidden: Tensor, head: Head, targets: Targets, chunk_size: int | None = None
+) -> dict[str, Tensor]:
     """Compute figures of N positions.
 
     Args:
@@ -21,11 +24,12 @@ def position_statistics(needs: Set[str], hidden: Tensor, head: Head, targets: Ta
         hidden: The student's hidden states, float `[N, D]`.
         head: The student's head.
         targets: The teacher's targets of the same positions.
+        chunk_size: Positions whose logits are there at once; by default `rows_per_chunk`.
 
     Returns:
         The figures in nats, float `[N]` each.
     """
-    size = rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden.device)
+    size = chunk_size or rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden)
     parts: dict[str, list[Tensor]] = {name: [] for name in needs}
     for start in range(0, hidden.shape[0], size):
         rows = slice(start, start + size)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.table import Table
 
 from pd_lightning.module import DistillationModule
-from pd_lightning.schedules import Schedule, check_range, grid
+from pd_lightning.schedules import Schedule, check_schedules, grid
 from pd_lightning.teachers import NoTeacher
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -76,20 +76,18 @@ def curves(module: DistillationModule, total_steps: int) -> list[Curve]:
     Raises:
         ValueError: If a value is not allowed, naming the YAML key.
     """
+    check_schedules(module.kd_weight, module.objective.schedules(), module.lr, total_steps)
     found = []
     if not isinstance(module.teacher, NoTeacher):
         found.append(_curve("model.kd_weight", "KD weight α", KD_WEIGHT, module.kd_weight, total_steps, high=1.0))
         for name, schedule in module.objective.schedules().items():
             key = f"model.transforms.{name}"
             label = f"{name.removesuffix('.value')} τ"
-            found.append(_curve(key, label, TEMPERATURE, schedule, total_steps, above=True))
+            found.append(_curve(key, label, TEMPERATURE, schedule, total_steps))
     return [*found, _curve("model.lr", "learning rate", LR, module.lr, total_steps)]
 
 
-def _curve(
-    key: str, label: str, color: str, schedule: Schedule, total_steps: int, high: float = inf, above: bool = False
-) -> Curve:
-    check_range(schedule, total_steps, 0.0, high, key, above=above)
+def _curve(key: str, label: str, color: str, schedule: Schedule, total_steps: int, high: float = inf) -> Curve:
     steps = grid(total_steps)
     values = [schedule(step, total_steps) for step in steps]
     return Curve(key, label, color, schedule, steps, values, top=max(values) or 1.0 if high == inf else high)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,13 @@ def check_trainer(trainer: pl.Trainer) -> None:
             f"trainer.strategy must keep the student whole on each device, got {type(trainer.strategy).__name__}: "
             "sharding is not built yet. Set trainer.strategy to ddp."
         )
+
+
+def is_logged(trainer: pl.Trainer, total_steps: int) -> bool:
+    """Tell whether loggers see the figures of the optimizer step at hand, or it is the last of `total_steps`."""
+    every: int = attrgetter("log_every_n_steps")(trainer)
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+    return (every > 0 and step % every == 0) or trainer.global_step + 1 >= total_steps
 
 
 def warn_of_no_effect() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from pd_lightning.blockwise import Workspace, argmax, entropy, log_softmax_
 from pd_lightning.heads import Head
 
 # What is known of the ids that are not kept. `dense`: all are kept. `bucket`: their probability together.
@@ -197,7 +198,7 @@ class DenseTargets(_Treatment):
 
     def top1(self) -> Tensor:
         """Give the most probable id of each position, int64 `[N]`."""
-        return self.logprobs.argmax(dim=-1)
+        return argmax(self.logprobs)
 
     def keep(self, ids: Tensor, logprobs: Tensor) -> SparseTargets:
         """Keep a few ids, int64 `[N, K]`, with their log-probabilities, float `[N, K]`; the others are not known."""
@@ -241,20 +242,29 @@ class HiddenTargets:
         return self.hidden.shape[0]
 
     @torch.no_grad()
-    def rows(self, rows: slice) -> DenseTargets:
-        """Make the dense targets of a slice of positions, so that no `[N, V]` tensor need exist."""
-        logits = self.head(self.hidden[rows])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def rows(self, rows: slice, workspace: Workspace | None = None, by_column: bool = False) -> DenseTargets:
+        """Make the dense targets of a slice of positions, so that no `[N, V]` tensor need exist.
+
+        Args:
+            rows: The slice.
+            workspace: Where to make them; they hold until the next slice is asked for. By default they are kept.
+            by_column: Whether positions, not ids, shall lie side by side in memory.
+        """
+        hidden, linear, out = self.hidden[rows], self.head.linear, None
+        if workspace is None or linear is None:
+            logits = self.head(hidden)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        else:
+            shape, wide = (len(hidden), len(linear.weight)), torch.promote_types(linear.weight.dtype, torch.float32)
+            logits = linear.write(hidden, workspace.take("teacher's logits", *shape, wide, by_column))
+            if by_column:
+                return DenseTargets(logits, statistics={"log_z": log_softmax_(logits)})
+            out = workspace.take("teacher", *shape, wide)
         # Not logits less log Z: where both are large, their difference is off by more than float32 can tell.
-        logprobs = logits.log_softmax(dim=-1)
+        logprobs = torch.log_softmax(logits, dim=-1, out=out)
         # What logsumexp gives, without another tensor of this size.
         log_z = logits.amax(dim=-1) - logprobs.amax(dim=-1)
         return DenseTargets(logprobs, statistics={"log_z": log_z})
-
-
-def entropy(logprobs: Tensor) -> Tensor:
-    """Give the entropy of distributions in nats, float `[N]`, from log-probabilities, float `[N, V]`; 0 log 0 is 0."""
-    return -torch.where(logprobs > -torch.inf, logprobs.exp() * logprobs, 0.0).sum(dim=-1)
 
 
 _T = TypeVar("_T", SparseTargets, DenseTargets)

@@ -5,9 +5,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pd_lightning.objective import Terms
+from pd_lightning.terms import Terms
 
-_NAMES = ("loss", "lm_loss", "kd_loss", "top1_agreement", "dropped_mass")
+# Names of the means, by the fields of Terms: over the labelled positions, and over those with targets.
+_PER_TOKEN = {name: name for name in ("loss", "lm_loss", "student_entropy", "top1_accuracy")}
+_PER_TARGET = {
+    "kd_loss": "kd_loss",
+    "agreement": "top1_agreement",
+    "dropped_mass": "dropped_mass",
+    "student_kept_mass": "student_kept_mass",
+}
+_MEANS = _PER_TOKEN | _PER_TARGET
+_FIELDS = (*_MEANS, "num_targets", "num_tokens")
 
 
 class Totals:
@@ -15,27 +24,17 @@ class Totals:
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
-        self._has_targets = False
-        self._drops = False
+        self._known: set[str] = set()
 
     def add(self, terms: Terms) -> None:
         """Add the terms of a micro-batch."""
         zero = torch.zeros_like(terms.lm_loss)
-        values = [
-            terms.loss.detach(),
-            terms.lm_loss,
-            terms.kd_loss,
-            terms.agreement,
-            terms.dropped_mass,
-            terms.num_targets,
-            terms.num_tokens,
-        ]
+        values = {name: getattr(terms, name) for name in _FIELDS}
+        self._known |= {name for name, value in values.items() if value is not None}
         # A step of 1e8 tokens has more digits than float32 keeps; MPS has no float64.
         dtype = torch.float32 if zero.device.type == "mps" else torch.float64
-        sums = torch.stack([(zero if value is None else value).to(dtype) for value in values])
+        sums = torch.stack([(zero if value is None else value.detach()).to(dtype) for value in values.values()])
         self._sums = sums if self._sums is None else self._sums + sums
-        self._has_targets |= terms.kd_loss is not None
-        self._drops |= terms.dropped_mass is not None
 
     def reduce(self, reduce: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Sum over ranks, and start anew.
@@ -44,16 +43,16 @@ class Totals:
             reduce: Sums a tensor over all ranks.
 
         Returns:
-            Means by name, of the two losses over the labelled positions and of what tells of the teacher over those
-            with targets; and the number of labelled positions, scalars.
+            Means by name, of what was known of any micro-batch; and the number of labelled positions, scalars.
         """
         assert self._sums is not None, "add comes first"
         sums = reduce(self._sums)
-        num_targets, num_tokens = sums[-2], sums[-1]
-        means = torch.cat([sums[:2] / num_tokens.clamp(min=1.0), sums[2:-2] / num_targets.clamp(min=1.0)])
-        names = _NAMES[: 5 if self._drops else 4 if self._has_targets else 2]
-        self._sums, self._has_targets, self._drops = None, False, False
-        return {name: means[index].float() for index, name in enumerate(names)}, num_tokens
+        num_targets, num_tokens = sums[-2:].clamp(min=1.0)
+        per_token, per_target = sums[: len(_PER_TOKEN)] / num_tokens, sums[len(_PER_TOKEN) : -2] / num_targets
+        means = torch.cat([per_token, per_target]).float()
+        known = self._known
+        self._sums, self._known = None, set()
+        return {name: means[i] for i, (field, name) in enumerate(_MEANS.items()) if field in known}, sums[-1]
 
 
 def rescale(gradients: list[Tensor], divided_by: int, num_tokens: Tensor) -> None:

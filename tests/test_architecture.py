@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
     "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
-    "module": {"evaluation", "module", "muon", "optimization", "speed", "surroundings", "totals"},
+    "module": {"checkpoint_state", "evaluation", "module", "muon", "optimization", "speed", "surroundings", "totals"},
     "record": {
         "chunk_writer",
         "recompute",
@@ -36,8 +36,16 @@ GROUPS = {
         "training_store",
     },
     "export": {"export", "model_card"},
-    "objective": {"chunking", "objective", "position_statistics", "projection"},
-    "targets": {"heads", "targets"},
+    "objective": {
+        "chunking",
+        "closed_form",
+        "objective",
+        "position_statistics",
+        "position_weights",
+        "projection",
+        "terms",
+    },
+    "targets": {"blockwise", "heads", "targets"},
     "report": {"charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
 }

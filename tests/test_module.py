@@ -502,4 +502,4 @@ def test_a_pretrained_student_is_trained_with_its_dropout(teacher_dir: Path, blo
 
 
 def test_the_seed_is_the_environments() -> None:
-    assert DistillationModule(Dropout())._seed == int(os.environ["PL_GLOBAL_SEED"])
+    assert DistillationModule(Dropout()).seed == int(os.environ["PL_GLOBAL_SEED"])

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pd_lightning import losses
+from pd_lightning.blockwise import Workspace
 from pd_lightning.heads import Head, LinearHead
 from pd_lightning.language_model import LanguageModel, build_causal_lm
 from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective, Terms
-from pd_lightning.projection import Projection
 from pd_lightning.targets import Form, HiddenTargets, SparseTargets, Targets
 from pd_lightning.transforms import AdaKD, LabelSmoothing, NormKD, SampleTokens, Temperature, TopPK, Transform
 from pd_lightning.weightings import MaskFirstTokens, StudentEntropy
@@ -19,6 +19,7 @@ from pd_lightning.weightings import MaskFirstTokens, StudentEntropy
 N, D, V = 23, 6, 37
 LOSSES: list[Loss] = [
     losses.ForwardKL(),
+    losses.ForwardKL(temperature_squared=False),
     losses.ForwardKL(student_temperature=False, temperature_squared=False),
     losses.SoftCrossEntropy(),
     losses.ReverseKL(),
@@ -46,8 +47,8 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "dense, by student loss": {"tau": AdaKD("student_loss")},
     "dense, normed": {"tau": NormKD(student="own")},
 }
-# Kinds of targets that need no logits of the student, whatever the temperature; others do where there is one.
-FUSED = {"bucket", "bucket, tempered", "renormalized", "none", "sampled"}
+# Of these, transforms that look at the student's logits themselves.
+NEED_LOGITS = {"bucket, by student loss", "dense, by student loss", "dense, normed"}
 
 
 def pairs() -> list[Any]:
@@ -75,8 +76,9 @@ class Problem:
         self.bias = random(V).requires_grad_() if bias else None
         self.labels = torch.randint(0, V, (1, N), generator=generator)
         self.labels[0, [2, 5, 22]] = -100
-        teacher = 0.7 * random(D, V)
-        self.teacher = HiddenTargets(random(N, D), Head(lambda hidden: hidden @ teacher, vocab_size=V))
+        teacher = 0.7 * random(V, D)
+        project = Head(lambda hidden: hidden @ teacher.T, vocab_size=V, linear=LinearHead(teacher))
+        self.teacher = HiddenTargets(random(N, D), project)
         self.linear = LinearHead(self.weight, self.bias, scale)
 
     def head(self, fused: bool) -> Head:
@@ -93,7 +95,7 @@ class Problem:
         self, objective: Objective, fused: bool, targets: Targets | None = None, kd_weight: float = 0.6
     ) -> tuple[Terms, tuple[Tensor, ...]]:
         targets = targets or self.teacher
-        terms = objective(self.hidden, self.head(fused), self.labels, targets, kd_weight)
+        terms = objective(self.hidden, self.head(fused), self.labels, targets, kd_weight, observed=True)
         return terms, torch.autograd.grad(3.0 * terms.loss, self.leaves)
 
 
@@ -227,7 +229,7 @@ def test_a_head_in_bfloat16() -> None:
         torch.testing.assert_close(gradient.float(), one, rtol=2e-2, atol=3e-2 * float(one.abs().max()))
 
 
-@pytest.mark.parametrize(("name", "expected"), [(name, name in FUSED or name == "dense") for name in TRANSFORMS])
+@pytest.mark.parametrize(("name", "expected"), [(name, name not in NEED_LOGITS) for name in TRANSFORMS])
 def test_what_needs_no_logits_makes_none(name: str, expected: bool) -> None:
     """A student whose logits nobody can have: only what the projection gives."""
     problem = Problem()
@@ -240,24 +242,28 @@ def test_what_needs_no_logits_makes_none(name: str, expected: bool) -> None:
 
     seen = Head(project, head.parameters, head.vocab_size, head.linear)
     Objective(transforms=TRANSFORMS[name])(problem.hidden, seen, problem.labels, problem.teacher, 0.5)
-    # Smoothed dense targets are dense still.
-    assert (asked == []) == (expected or name == "smoothed")
+    assert (asked == []) == expected
 
 
 def test_one_buffer_serves_all_chunks(monkeypatch: pytest.MonkeyPatch, chunks_of_five: None) -> None:
-    made = []
-    init = Projection.__init__
+    made: list[int] = []
+    take = Workspace.take
 
-    def counted(self: Projection, *args: Any) -> None:
-        init(self, *args)
-        made.append(self._buffer.shape)
+    def counted(self: Workspace, *args: Any) -> Tensor:
+        had = len(self._flat)
+        taken = take(self, *args)
+        made.extend([taken.numel()] * (len(self._flat) - had))
+        return taken
 
-    monkeypatch.setattr(Projection, "__init__", counted)
+    monkeypatch.setattr(Workspace, "take", counted)
     problem = Problem()
-    problem.solve(Objective(transforms=TRANSFORMS["bucket"]), True)
-    with torch.no_grad():
-        Objective()(problem.hidden, problem.head(True), problem.labels)
-    assert made == [(5, V)] * 2
+    stored = problem.teacher.rows(slice(None)).keep(*problem.teacher.rows(slice(None)).logprobs.topk(4)[::-1])
+    problem.solve(Objective(), True, stored)
+    assert made == [5 * V]
+    made.clear()
+    problem.solve(Objective(), True)
+    # The student's, the teacher's, and the teacher's probabilities.
+    assert made == [5 * V] * 3
 
 
 def test_gradients_are_given_away_once_and_kept_where_the_graph_is() -> None:

@@ -14,7 +14,7 @@ IMPOSSIBLE = -1e20
 
 @dataclass(frozen=True)
 class KeptLogprobs:
-    """What a student says of the ids that sparse targets keep, at temperature 1.
+    """What a student says of the ids that sparse targets keep: with a bucket at temperature 1, else at the student's.
 
     Args:
         kept: Log-probabilities of the kept ids, float `[n, K]`; `IMPOSSIBLE` in unused slots.
@@ -27,7 +27,7 @@ class KeptLogprobs:
 
 @dataclass(frozen=True)
 class CrossEntropies:
-    """What a student says of dense targets, at temperature 1.
+    """What a student says of dense targets, each side at its temperature.
 
     Args:
         values: -Σ p log q over all ids, float `[n]`.
@@ -56,8 +56,7 @@ def align(
     Renormalised targets hold the other ids to be impossible at any temperature.
 
     Args:
-        student: The student's logits, float `[n, V]`; of sparse targets what it says of the kept ids will do, but where
-            they have no bucket and the student a temperature.
+        student: The student's logits, float `[n, V]`; of sparse targets what it says of the kept ids will do.
         targets: The teacher's targets of the same positions.
         student_temperature: What the student's logits are divided by: a number, or float `[n]`.
         temperature: What the teacher's log-probabilities are divided by, likewise.
@@ -87,6 +86,19 @@ def align(
     if not with_others:
         return student.kept, log_p
     return _joined(student), torch.cat([log_p, torch.full_like(log_p[:, :1], -torch.inf)], dim=-1)
+
+
+def kept_mass(student: Tensor | KeptLogprobs, targets: SparseTargets, temperature: AnyTemperature) -> Tensor:
+    """Give the probability that the student gives to the kept ids together, float `[n]`.
+
+    Args:
+        student: The student's logits, float `[n, V]`, or what it says of the kept ids.
+        targets: The targets.
+        temperature: What logits are divided by.
+    """
+    if isinstance(student, Tensor):
+        student = _kept(divided(widened(student), temperature), targets)
+    return student.kept.exp().sum(dim=-1)
 
 
 def possible(log_q: Tensor, log_p: Tensor) -> Tensor:

@@ -68,11 +68,16 @@ class Loss(ABC):
                 "model.loss.init_args.student_temperature to true, or leave it out of model.transforms."
             )
 
-    def does_without_logits(self, targets: AnyTargets) -> bool:
-        """Tell whether `KeptLogprobs` will do for sparse targets, or `CrossEntropies` for dense ones."""
+    def does_without_logits_at(self, targets: AnyTargets) -> AnyTemperature | None:
+        """Give the temperature at which `KeptLogprobs` will do for sparse targets, or `CrossEntropies` for dense ones.
+
+        Returns:
+            A number, or float `[n]`; None where the student's logits are needed.
+        """
+        if not self.aligned or not isinstance(targets, SparseTargets):
+            return None
         # A bucket is made before temperatures act; without one they act on the logits.
-        fits = targets.kind == "bucket" or self._untempered(targets)
-        return self.aligned and isinstance(targets, SparseTargets) and fits
+        return 1.0 if targets.kind == "bucket" else self.temperatures(targets)[0]
 
     @abstractmethod
     def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
@@ -92,10 +97,6 @@ class Loss(ABC):
             return 1.0, targets.temperature
         own = targets.student_temperature
         return targets.temperature if own is None else own, targets.temperature
-
-    def _untempered(self, targets: AnyTargets) -> bool:
-        student, _ = self.temperatures(targets)
-        return not isinstance(student, Tensor) and student == 1.0
 
     def compensation(self, targets: AnyTargets) -> AnyTemperature:
         """Give the factor that undoes what temperatures do to the gradients: a number, or float `[n]`."""

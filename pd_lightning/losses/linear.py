@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies
 from pd_lightning.losses.base import Divergence
-from pd_lightning.targets import SparseTargets
+from pd_lightning.targets import AnyTemperature, SparseTargets
 
 
 class Linear(Divergence):
@@ -20,11 +20,11 @@ class Linear(Divergence):
     kinds = ("dense", "bucket", "renormalized", "none", "sampled")
     whole = False
 
-    def does_without_logits(self, targets: AnyTargets) -> bool:
-        """Tell whether less than logits will do, see Loss: of dense targets at temperature 1, their cross-entropy."""
+    def does_without_logits_at(self, targets: AnyTargets) -> AnyTemperature | None:
+        """Give the temperature at which less than logits will do, see Loss: of dense targets, their cross-entropy."""
         if isinstance(targets, SparseTargets):
-            return super().does_without_logits(targets)
-        return self._untempered(targets) and not isinstance(targets.temperature, Tensor) and targets.temperature == 1.0
+            return super().does_without_logits_at(targets)
+        return self.temperatures(targets)[0]
 
     def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pd_lightning.losses.alignment import AnyStudent, AnyTargets, CrossEntropies, align, divided, possible, widened
 from pd_lightning.losses.base import Loss
-from pd_lightning.targets import DenseTargets, Form
+from pd_lightning.targets import AnyTemperature, DenseTargets, Form
 
 
 class MeanSquaredError(Loss):
@@ -59,9 +59,9 @@ class MeanSquaredError(Loss):
             )
         form.require_statistic("mean" if form.standardized else "log_z", who)
 
-    def does_without_logits(self, targets: AnyTargets) -> bool:
-        """Tell whether less than logits will do, see Loss."""
-        return self.space == "probabilities" and super().does_without_logits(targets)
+    def does_without_logits_at(self, targets: AnyTargets) -> AnyTemperature | None:
+        """Give the temperature at which less than logits will do, see Loss: never on logits."""
+        return super().does_without_logits_at(targets) if self.space == "probabilities" else None
 
     def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss; not in nats."""

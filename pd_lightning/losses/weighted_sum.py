@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pd_lightning.losses.alignment import AnyStudent, AnyTargets
 from pd_lightning.losses.base import Loss
-from pd_lightning.targets import Form
+from pd_lightning.targets import AnyTemperature, Form
 
 
 class WeightedSum(Loss):
@@ -47,9 +47,11 @@ class WeightedSum(Loss):
             except ValueError as error:
                 raise ValueError(f"model.loss.init_args.losses.{name}: {error}") from None
 
-    def does_without_logits(self, targets: AnyTargets) -> bool:
-        """Tell whether less than logits will do for all losses."""
-        return all(loss.does_without_logits(targets) for loss in self.losses.values())
+    def does_without_logits_at(self, targets: AnyTargets) -> AnyTemperature | None:
+        """Give the temperature at which less than logits will do for all losses, see Loss."""
+        first, *others = (loss.does_without_logits_at(targets) for loss in self.losses.values())
+        same = all(one is first or (isinstance(one, float) and one == first) for one in others)
+        return first if same else None
 
     def __call__(self, student: AnyStudent, targets: AnyTargets) -> Tensor:
         """Compare n positions, see Loss."""

@@ -1,6 +1,6 @@
 """Schedules: one family of functions of progress, for the KD weight, the temperature and the learning rate."""
 
-from pd_lightning.schedules.base import Schedule, check_range, grid
+from pd_lightning.schedules.base import Schedule, check_schedules, grid
 from pd_lightning.schedules.constant import Constant, as_schedule
 from pd_lightning.schedules.cosine import Cosine
 from pd_lightning.schedules.linear import Linear
@@ -20,6 +20,6 @@ __all__ = [
     "Piecewise",
     "Schedule",
     "as_schedule",
-    "check_range",
+    "check_schedules",
     "grid",
 ]

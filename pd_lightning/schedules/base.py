@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 GRID = 100_000  # steps that are looked at in longer runs: a fraction of a second
 
@@ -37,6 +38,24 @@ def grid(total_steps: int) -> list[int]:
     """
     steps = list(range(0, total_steps, math.ceil(total_steps / GRID)))
     return steps if steps[-1] == total_steps - 1 else [*steps, total_steps - 1]
+
+
+def check_schedules(kd_weight: Schedule, temperatures: Mapping[str, Schedule], lr: Schedule, total_steps: int) -> None:
+    """Refuse schedules of a run that leave their range.
+
+    Args:
+        kd_weight: The KD weight, which must stay in [0, 1].
+        temperatures: Temperatures by the name of their transform and setting, dotted; they must be positive.
+        lr: The learning rate, which must not be negative.
+        total_steps: Optimizer steps of the run.
+
+    Raises:
+        ValueError: Naming the YAML key, the step and the value.
+    """
+    check_range(kd_weight, total_steps, 0.0, 1.0, "model.kd_weight")
+    for name, temperature in temperatures.items():
+        check_range(temperature, total_steps, 0.0, math.inf, f"model.transforms.{name}", above=True)
+    check_range(lr, total_steps, 0.0, math.inf, "model.lr")
 
 
 def check_range(

@@ -2,12 +2,15 @@
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
-from pd_lightning.heads import Head
+from pd_lightning.heads import Head, LinearHead
 from pd_lightning.language_model import LanguageModel, load_causal_lm
 from pd_lightning.targets import Form, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
@@ -44,6 +47,7 @@ class FrozenTeacher(Teacher):
         self._module = None if isinstance(model, str) else model
         self._model: LanguageModel | None = None
         self._student_device = torch.device("cpu")
+        self._is_here = False
         self._digest: str | None = None
 
     @property
@@ -76,6 +80,8 @@ class FrozenTeacher(Teacher):
             self._model = LanguageModel(self._load()).eval().requires_grad_(False)
         if mesh is None:
             self._model.to(self.device or surroundings.device)
+        # Then its logits can be made where the student's are.
+        self._is_here = mesh is None and next(self._model.parameters()).device == surroundings.device
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
@@ -102,22 +108,28 @@ class FrozenTeacher(Teacher):
         Returns:
             Dense targets of N = B·T positions, from which log-probabilities are made as they are needed.
         """
-        started = time.perf_counter()
-        device = next(self.model.parameters()).device
-        inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids") if name in batch}
-        # The Trainer's autocast is for the student; the teacher computes in its own data type.
-        with torch.autocast(device.type, enabled=False):
+        parameter = next(self.model.parameters())
+        with self._timed(parameter):
+            device = parameter.device
+            inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids") if name in batch}
             hidden = self.model.hidden(**inputs).flatten(0, 1)
-        self.forward_seconds += time.perf_counter() - started
-        return HiddenTargets(hidden, Head(self._head, vocab_size=self.vocab_size))
+        linear = self.model.head.linear if self._is_here else None
+        if linear is not None:
+            linear = _TimedHead(linear.weight, linear.bias, linear.scale, self._timed)
+        return HiddenTargets(hidden, Head(self._head, vocab_size=self.vocab_size, linear=linear))
 
     @torch.no_grad()
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        with self._timed(hidden):
+            return self.model.head(hidden).to(self._student_device)
+
+    @contextmanager
+    def _timed(self, tensor: torch.Tensor) -> Iterator[None]:
         started = time.perf_counter()
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.model.head(hidden).to(self._student_device)
+        # The Trainer's autocast is for the student; the teacher computes in its own data type.
+        with torch.autocast(tensor.device.type, enabled=False):
+            yield
         self.forward_seconds += time.perf_counter() - started
-        return logits
 
     def describe(self) -> dict[str, object]:
         """Name, revision, width of the logits, data type and a digest of the weights."""
@@ -144,6 +156,18 @@ class FrozenTeacher(Teacher):
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
+
+
+@dataclass(frozen=True)
+class _TimedHead(LinearHead):
+    """A head whose time counts for the teacher, and whose data type is the teacher's own."""
+
+    timed: Callable[[torch.Tensor], AbstractContextManager[None]] = lambda hidden: nullcontext()
+
+    def write(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Compute logits, see LinearHead."""
+        with self.timed(hidden):
+            return super().write(hidden, out)
 
 
 def _digest(model: nn.Module) -> str:

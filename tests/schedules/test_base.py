@@ -14,9 +14,9 @@ from pd_lightning.schedules import (
     Periodic,
     Piecewise,
     Schedule,
-    check_range,
     grid,
 )
+from pd_lightning.schedules.base import check_range
 
 ALL = [
     Constant(0.9),
