@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pd_lightning.cli import main
 
+STUDENT = {"top1_accuracy", "student_entropy", "student_kept_mass"}
 TRAIN = {"loss", "lm_loss", "kd_loss", "kd_weight", "lr", "tokens", "tokens_per_second", "grad_norm", "top1_agreement"}
 VAL = {"lm_loss", "perplexity", "kd_loss", "top1_agreement"}
 
@@ -41,14 +42,14 @@ def test_tensorboard_and_csv_hold_every_metric(tmp_path: Path, tiny: Any, trunca
     events = EventAccumulator(str(tmp_path / "run" / "logs"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {f"train/{name}" for name in TRAIN} | {f"val/{name}" for name in VAL} <= tags
+    assert {f"train/{name}" for name in TRAIN | STUDENT} | {f"val/{name}" for name in VAL} <= tags
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
     assert [event.step for event in events.Scalars("val/lm_loss")] == [1, 3]
     assert [event.value for event in events.Scalars("train/tokens")] == [64, 128, 192, 256]
 
     with (tmp_path / "run" / "logs" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {f"train/{name}" for name in TRAIN} | {f"val/{name}" for name in VAL} <= rows[0].keys()
+    assert {f"train/{name}" for name in TRAIN | STUDENT} | {f"val/{name}" for name in VAL} <= rows[0].keys()
     written = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert written == pytest.approx([event.value for event in events.Scalars("train/loss")])
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

@@ -18,6 +18,7 @@ from pd_lightning.language_model import LanguageModel
 from pd_lightning.loggers import MetricsCSV, RewindLogs
 from pd_lightning.losses import ForwardKL
 from pd_lightning.module import DistillationModule
+from pd_lightning.objective import Objective
 from pd_lightning.record import Recorder
 from pd_lightning.runs import FinalCheckpoint
 from pd_lightning.schedules import WSD, Constant, Linear, OneMinus, Part, Periodic, Piecewise
@@ -503,3 +504,27 @@ def test_a_pretrained_student_is_trained_with_its_dropout(teacher_dir: Path, blo
 
 def test_the_seed_is_the_environments() -> None:
     assert DistillationModule(Dropout()).seed == int(os.environ["PL_GLOBAL_SEED"])
+
+
+def test_what_costs_something_is_computed_for_steps_that_are_logged(
+    student: HFStudent, truncated_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    call = Objective.__call__
+
+    def watched(self: Objective, *args: Any) -> Any:
+        asked.append(args[-1])
+        return call(self, *args)
+
+    monkeypatch.setattr(Objective, "__call__", watched)
+    module = Watched(student, OfflineTeacher(), chunk_size=7)
+    data = TokenBlocks(str(truncated_store), batch_size=2)
+    settings: dict[str, Any] = {"max_steps": 5, "accumulate_grad_batches": 2, "log_every_n_steps": 3}
+    trainer(**settings).fit(module, data)
+    # The third step, and the last.
+    assert asked == [False] * 4 + [True] * 2 + [False] * 2 + [True] * 2
+    assert module.objective.chunk_size == 7
+    assert 0 < module.loss("student_kept_mass") < 1
+    assert 0 <= module.loss("top1_accuracy") <= 1
+    # A student that begins knows next to nothing.
+    assert 4.5 < module.loss("student_entropy") < np.log(300)

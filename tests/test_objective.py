@@ -11,6 +11,7 @@ from pd_lightning.heads import Head, LinearHead
 from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.position_weights import position_weights
+from pd_lightning.projection import Projection
 from pd_lightning.targets import DenseTargets, HiddenTargets
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK, Transform
 from pd_lightning.weightings import MaskFirstTokens, TeacherEntropy
@@ -47,6 +48,57 @@ def test_mixes_the_two_losses_over_labelled_positions(problem: tuple[Tensor, Ten
     torch.testing.assert_close(terms.kd_loss, kd.detach())
     assert terms.num_tokens == 5
     assert terms.agreement == (log_q.argmax(-1) == log_p.argmax(-1)).sum()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_figures_of_the_student(problem: tuple[Tensor, Tensor, Tensor, DenseTargets], fused: bool) -> None:
+    hidden, weight, labels, targets = problem
+    one = head(weight) if fused else Head(head(weight).project, (weight,), len(weight))
+    counted = labels != -100
+    log_q = (hidden @ weight.T).log_softmax(-1)[counted].detach()
+    labels = torch.where(counted, (hidden @ weight.T).argmax(-1).where(torch.arange(N) < 4, labels), -100)
+    objective = Objective(transforms={"cut": TopPK(1.0, 3), "tau": Temperature(2.0)})
+    terms = objective(hidden[None], one, labels[None], targets, 0.3, observed=True)
+    assert 1 < terms.top1_accuracy == (log_q.argmax(-1) == labels[counted]).sum() < 5
+    torch.testing.assert_close(terms.student_entropy, -(log_q.exp() * log_q).sum())
+    kept = targets.logprobs[counted].topk(3).indices
+    torch.testing.assert_close(terms.student_kept_mass, log_q.exp().gather(-1, kept).sum())
+    for name, value in vars(terms).items():
+        assert name == "dropped_mass" or value.requires_grad == (name == "loss")
+    assert Objective()(hidden[None], one, labels[None], targets, 0.3).student_entropy is None
+    assert Objective()(hidden[None], one, labels[None], targets, 0.3, observed=True).student_kept_mass is None
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_the_chunk_size_is_a_setting(
+    problem: tuple[Tensor, Tensor, Tensor, DenseTargets], chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, labels, targets = problem
+    seen = []
+    compare = Projection.compare
+
+    def watched(self: Projection, part: Tensor, *args: Any) -> Any:
+        seen.append(len(part))
+        return compare(self, part, *args)
+
+    monkeypatch.setattr(Projection, "compare", watched)
+    terms = Objective(chunk_size=chunk_size)(hidden[None], head(weight), labels[None], targets, 0.3)
+    assert max(seen) == min(chunk_size, N)
+    assert sum(seen) == N
+    torch.testing.assert_close(terms.loss, Objective()(hidden[None], head(weight), labels[None], targets, 0.3).loss)
+
+
+def test_a_chunk_has_a_position_at_least() -> None:
+    with pytest.raises(ValueError, match=r"^chunk_size must be at least 1, got 0\. Set model\.chunk_size, or leave it"):
+        Objective(chunk_size=0)
+
+
+def test_no_positions_are_no_loss(problem: tuple[Tensor, Tensor, Tensor, DenseTargets]) -> None:
+    hidden, weight, labels, targets = problem
+    terms = Objective()(hidden[None, :0], head(weight), labels[None, :0], targets.rows(slice(0)), 0.3)
+    assert terms.loss == terms.num_tokens == 0
+    gradients = torch.autograd.grad(terms.loss, (hidden, weight), allow_unused=True)
+    assert not gradients[1].any()
 
 
 WHOLE = ["dense", "bucket", "renormalize", "uniform"]

@@ -328,3 +328,18 @@ def test_a_head_with_a_hook_or_of_another_kind_is_called() -> None:
     assert LanguageModel(model).head.linear is not None
     model.lm_head = Adapted(16, V, bias=False)
     assert LanguageModel(model).head.linear is None
+
+
+@pytest.mark.parametrize("name", ["dense", "bucket"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_is_the_same(name: str, backend: str) -> None:
+    problem, objective = Problem(), Objective(transforms=TRANSFORMS[name])
+
+    def whole(hidden: Tensor) -> Tensor:
+        return objective(hidden.sin(), problem.head(True), problem.labels, problem.teacher, 0.6).loss
+
+    expected = torch.autograd.grad(whole(problem.hidden), problem.leaves)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(whole, backend=backend)
+    torch.testing.assert_close(torch.autograd.grad(compiled(problem.hidden), problem.leaves), expected)
+    torch._dynamo.reset()
