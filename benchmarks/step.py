@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.data.batch import BlockDataset, collate
+from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.module import DistillationModule
 from pd_lightning.objective import Objective
@@ -92,10 +93,14 @@ def own_logits(model: LanguageModel, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
 
 
-def our_objective(model: LanguageModel, batch: Batch, targets: Targets | None = None) -> Tensor:
-    hidden = model.hidden(batch["input_ids"])
-    terms = Objective()(hidden, model.head, batch["labels"], targets, 0.0 if targets is None else KD_WEIGHT)
+def mean_loss(head: Head, hidden: Tensor, batch: Batch, targets: Targets | None = None) -> Tensor:
+    """Our objective of hidden states; the LM loss alone without targets."""
+    terms = Objective()(hidden, head, batch["labels"], targets, 0.0 if targets is None else KD_WEIGHT)
     return terms.loss / batch["labels"].numel()
+
+
+def our_objective(model: LanguageModel, batch: Batch, targets: Targets | None = None) -> Tensor:
+    return mean_loss(model.head, model.hidden(batch["input_ids"]), batch, targets)
 
 
 def our_objective_with_targets(model: LanguageModel, batch: Batch) -> Tensor:

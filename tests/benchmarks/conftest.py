@@ -25,3 +25,13 @@ def benchmark() -> Iterator[Callable[[str], ModuleType]]:
     sys.path.append(str(BENCHMARKS))
     yield load
     sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Gives PyTorch back the threads that a benchmark set otherwise."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -18,13 +18,6 @@ def bench(benchmark: Callable[[str], ModuleType]) -> ModuleType:
     return benchmark("step")
 
 
-@pytest.fixture
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("same_threads")
 def test_it_measures_every_way_and_writes(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
