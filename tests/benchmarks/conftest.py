@@ -1,6 +1,6 @@
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +10,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="session")
-def benchmark() -> Callable[[str], ModuleType]:
-    """Loads a benchmark by name: they are scripts, in no package."""
+def benchmark() -> Iterator[Callable[[str], ModuleType]]:
+    """Loads a benchmark by name: they are scripts, in no package, and import one another from their folder."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
@@ -22,4 +22,16 @@ def benchmark() -> Callable[[str], ModuleType]:
         spec.loader.exec_module(module)
         return module
 
-    return load
+    sys.path.append(str(BENCHMARKS))
+    yield load
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Gives PyTorch back the threads that a benchmark set otherwise."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
