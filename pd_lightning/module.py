@@ -1,12 +1,11 @@
 """The LightningModule of pre-training distillation."""
 
 import os
+from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from pd_lightning.context import Progress
+from pd_lightning.draws import batches_processed, seed_batch
 from pd_lightning.evaluation import Evaluation
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
@@ -142,9 +142,9 @@ class DistillationModule(pl.LightningModule):
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
-        terms = self._terms(batch, targets, kd_weight, self._batches_processed)
+        terms, router_loss = self._terms(batch, targets, kd_weight, batches_processed(self.trainer))
         self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
-        self._totals.add(terms)
+        self._totals.add(terms, router_loss)
         # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
         self.log("train/kd_weight", torch.tensor(0.0 if targets is None else kd_weight))
         for name, value in self.objective.scheduled(self.global_step, self._total_steps).items():
@@ -179,6 +179,7 @@ class DistillationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Refuse checkpoints amid an accumulation, and say what is compared with what."""
         check_validation_interval(self.trainer)
+        self._student.warn_of_lost_router_loss()
         catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
         if self._target_kind is not None:
             rank_zero_info(f"KD loss: {self.objective.describe(self._target_kind)}")
@@ -189,8 +190,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
-        sequence = np.random.SeedSequence([self._seed, self._batches_processed, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        seed_batch(self._seed, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn sums into means over the labelled positions of the whole step; log them."""
@@ -280,21 +280,21 @@ class DistillationModule(pl.LightningModule):
         kinds = [None if t.form is None else self.objective.check(t.form).kind for t in self._teachers]
         return kinds[0]
 
-    @property
-    def _batches_processed(self) -> int:
-        processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
-        return processed
-
-    def _terms(self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int) -> Terms:
+    def _terms(
+        self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int
+    ) -> tuple[Terms, Tensor | None]:
         """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
-        hidden = self._student.hidden(batch["input_ids"], batch.get("position_ids"))
+        hidden, router_loss = self._student.hidden_and_router_loss(batch["input_ids"], batch.get("position_ids"))
         progress = Progress(self.global_step, self._total_steps, (self._seed, number, self.global_rank))
         documents = batch.get("document_ids")
-        return self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
+        terms = self.objective(hidden, self._student.head, batch["labels"], targets, kd_weight, progress, documents)
+        if router_loss is not None:  # a mean, where losses are sums
+            terms = replace(terms, loss=terms.loss + self._student.router_coefficient * router_loss * terms.num_tokens)
+        return terms, router_loss
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
         targets = (self.val_teacher or self.teacher)(batch)
-        terms = self._terms(batch, targets, 0.0, batch_idx)
+        terms, _ = self._terms(batch, targets, 0.0, batch_idx)
         for name, metric in self.evaluation.update(terms).items():
             shown = (stage, name) == ("val", "lm_loss")
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=shown)

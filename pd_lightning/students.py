@@ -38,6 +38,8 @@ class HFStudent(Student):
     Args:
         config: Configuration of a model to initialise: `model_type` (llama, qwen3, gemma3_text, …) and fields of that
             architecture. `vocab_size` and the ids of special tokens come from the data unless given.
+            `output_router_logits: true` adds the load balancing loss of a mixture of experts, as in transformers:
+            `router_aux_loss_coef` · `train/router_aux_loss`.
         model: Folder or hub name of a pretrained model to start from instead.
         revision: Branch, tag or commit of the pretrained model.
         attn_implementation: Attention that transformers shall use: sdpa, eager, flash_attention_2, …

@@ -17,9 +17,10 @@ class Totals:
         self._sums: Tensor | None = None
         self._has_targets = False
         self._drops = False
+        self._balances = False
 
-    def add(self, terms: Terms) -> None:
-        """Add the terms of a micro-batch."""
+    def add(self, terms: Terms, router_loss: Tensor | None = None) -> None:
+        """Add the terms of a micro-batch, and its load balancing loss where there is one, scalar, a mean."""
         zero = torch.zeros_like(terms.lm_loss)
         values = [
             terms.loss.detach(),
@@ -28,6 +29,7 @@ class Totals:
             terms.agreement,
             terms.dropped_mass,
             terms.num_targets,
+            None if router_loss is None else router_loss.detach() * terms.num_tokens,
             terms.num_tokens,
         ]
         # A step of 1e8 tokens has more digits than float32 keeps; MPS has no float64.
@@ -36,6 +38,7 @@ class Totals:
         self._sums = sums if self._sums is None else self._sums + sums
         self._has_targets |= terms.kd_loss is not None
         self._drops |= terms.dropped_mass is not None
+        self._balances |= router_loss is not None
 
     def reduce(self, reduce: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Sum over ranks, and start anew.
@@ -49,11 +52,14 @@ class Totals:
         """
         assert self._sums is not None, "add comes first"
         sums = reduce(self._sums)
-        num_targets, num_tokens = sums[-2], sums[-1]
-        means = torch.cat([sums[:2] / num_tokens.clamp(min=1.0), sums[2:-2] / num_targets.clamp(min=1.0)])
+        num_targets, router_loss, num_tokens = sums[-3], sums[-2], sums[-1]
+        means = torch.cat([sums[:2] / num_tokens.clamp(min=1.0), sums[2:-3] / num_targets.clamp(min=1.0)])
         names = _NAMES[: 5 if self._drops else 4 if self._has_targets else 2]
-        self._sums, self._has_targets, self._drops = None, False, False
-        return {name: means[index].float() for index, name in enumerate(names)}, num_tokens
+        named = {name: means[index].float() for index, name in enumerate(names)}
+        if self._balances:
+            named["router_aux_loss"] = (router_loss / num_tokens.clamp(min=1.0)).float()
+        self._sums, self._has_targets, self._drops, self._balances = None, False, False, False
+        return named, num_tokens
 
 
 def rescale(gradients: list[Tensor], divided_by: int, num_tokens: Tensor) -> None:
