@@ -47,7 +47,8 @@ class HFStudent(Student):
         attn_implementation: Attention that transformers shall use: sdpa, eager, flash_attention_2, …
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
         compile: Compile the model without its head by torch.compile, once for all shapes and in place: checkpoints and
-            exports are the same. The first batch of training and of validation then take a while.
+            exports are the same. The first batch of training and of validation then take a while. transformers hands
+            a mask to sdpa then, in place of its causal flag, which keeps it from the flash kernel on a GPU.
         activation_checkpointing: Keep no activations within layers but compute them again in the backward pass: less
             memory, for about a third more time.
 
