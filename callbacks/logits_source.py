@@ -65,4 +65,7 @@ def _hook(source: nn.Module, take: Callable[..., None], *head: Any) -> Removable
         if torch._C._current_graph_task_id() == -1:
             take(output, *head)
 
+    if getattr(source, "_compiled_call_impl", None) is not None:
+        # Else what it does would be compiled too, anew for many a batch.
+        taken = torch.compiler.disable(taken)  # type: ignore[no-untyped-call]
     return source.register_forward_hook(taken)

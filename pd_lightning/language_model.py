@@ -1,6 +1,5 @@
 """Any causal language model as two halves: hidden states, and the head that turns them into logits."""
 
-import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pd_lightning.heads import Head, LinearHead
+from pd_lightning.isolation import isolates_documents
+from pd_lightning.router_loss import router_coefficient, router_loss, warn_of_lost_router_loss
 
 
 class LanguageModel(nn.Module):
@@ -42,12 +43,38 @@ class LanguageModel(nn.Module):
         Returns:
             Float `[B, T, D]`.
         """
+        return self.hidden_and_router_loss(input_ids, position_ids)[0]
+
+    def hidden_and_router_loss(
+        self, input_ids: Tensor, position_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give the last hidden states, and the load balancing loss of a mixture of experts that is in training.
+
+        Args:
+            input_ids: As of `hidden`.
+            position_ids: As of `hidden`.
+
+        Returns:
+            Float `[B, T, D]`, and a scalar, to be added to the mean loss of the batch after multiplication by
+            `router_coefficient`; None in evaluation mode, and where the model as a whole would not add it.
+        """
         # transformers makes the mask of isolated documents by itself where positions begin anew, for any attention
         # but flash; it takes them for positions alone if there is a mask or a cache.
         positions = {} if position_ids is None else {"position_ids": position_ids}
-        if self._split:
-            return self.model.base_model(input_ids=input_ids, use_cache=False, **positions).last_hidden_state
-        return _logits(self.model, input_ids, **positions)
+        if not self._split:
+            return _logits(self.model, input_ids, **positions), None
+        outputs = self.model.base_model(input_ids=input_ids, use_cache=False, **positions)
+        balance = router_loss(self.model, outputs, input_ids) if self.model.training else None
+        return outputs.last_hidden_state, balance
+
+    @property
+    def router_coefficient(self) -> float:
+        """Share of the load balancing loss in the loss; 0 where the architecture has none."""
+        return router_coefficient(self.model) or 0.0
+
+    def warn_of_lost_router_loss(self) -> None:
+        """Warn where a mixture of experts would be trained without the load balancing loss of its configuration."""
+        warn_of_lost_router_loss(self.model, self._split)
 
     @property
     def body(self) -> nn.Module:
@@ -76,37 +103,13 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: If a document changes with the one before it, or is not as it is alone.
         """
-        if not self._isolates_documents():
+        if not isolates_documents(self.hidden, self.body):
             raise ValueError(
                 f"The {role} must keep to one document where the data have document_attention isolated, got "
                 f"{type(self.model).__name__}, which does not. Run `pd-lightning tokenize` with --document_attention "
                 f"full, or set model.{role} to an architecture that does (llama, qwen3, gemma3_text, …) with "
                 "attn_implementation sdpa or eager."
             )
-
-    @torch.no_grad()
-    def _isolates_documents(self) -> bool:
-        device = next(self.parameters()).device
-        if not _takes_positions(self.model.base_model if self._split else self.model):
-            return False
-        if device.type == "meta":
-            return True
-        starts = (3, 5)  # of the second document in two rows: flash attention isolates in batches of one row alone
-        index, start = torch.arange(8, device=device), torch.tensor(starts, device=device)[:, None]
-        input_ids = (index % 2).repeat(2, 1)
-        changed = torch.where(index < start, 1 - input_ids, input_ids)
-        position_ids = torch.where(index < start, index, index - start)
-        training = self.model.training
-        self.model.eval()
-        before, after = self.hidden(input_ids, position_ids), self.hidden(changed, position_ids)
-        alone = [self.hidden(input_ids[row : row + 1, first:])[0] for row, first in enumerate(starts)]
-        self.model.train(training)
-        # What is masked counts for exactly nothing, but rows of another length are summed in another order: in bfloat16
-        # that is a few percent after some layers.
-        return all(
-            _close(before[row, first:], after[row, first:], 1 / 2) and _close(before[row, first:], alone[row], 1 / 4)
-            for row, first in enumerate(starts)
-        )
 
     @property
     def vocab_size(self) -> int | None:
@@ -243,16 +246,6 @@ def _head(model: Any, hidden: Tensor) -> Tensor:
     if (cap := _setting(model, "final_logit_softcapping")) is not None:  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
-
-
-def _takes_positions(model: nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(parameter.name == "position_ids" or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _close(one: Tensor, other: Tensor, share: float) -> bool:
-    """Whether two results agree in that share of their data type's digits."""
-    return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** share * one.abs().max())
 
 
 def _logits(model: Any, input_ids: Tensor, **positions: Tensor) -> Tensor:

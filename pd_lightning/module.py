@@ -2,11 +2,9 @@
 
 import os
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,6 +14,7 @@ from torch.optim import Optimizer
 
 from pd_lightning.checkpoint_state import checkpoint_state
 from pd_lightning.context import IGNORE_INDEX, Progress
+from pd_lightning.draws import batches_processed, seed_batch
 from pd_lightning.evaluation import Evaluation
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
@@ -146,15 +145,15 @@ class DistillationModule(pl.LightningModule):
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
-        terms = self._terms(
-            batch, targets, kd_weight, self._batches_processed, is_logged(self.trainer, self._total_steps)
-        )
+        observed = is_logged(self.trainer, self._total_steps)
+        terms = self._terms(batch, targets, kd_weight, batches_processed(self.trainer), observed)
         self.teacher_seconds += self.teacher.forward_seconds - teacher_seconds
         self._totals.add(terms)
-        # A tensor on the CPU: Lightning would copy a float to the device, which waits for it.
-        self.log("train/kd_weight", torch.tensor(0.0 if targets is None else kd_weight))
-        for name, value in self.objective.scheduled(self.global_step, self._total_steps).items():
-            self.log(f"train/{name}", torch.tensor(value))
+        if observed:
+            scheduled = self.objective.scheduled(self.global_step, self._total_steps)
+            values = {"kd_weight": 0.0 if targets is None else kd_weight, **scheduled}
+            # Tensors on the CPU: Lightning would copy a float to the device, which waits for it.
+            self.log_dict({f"train/{name}": torch.tensor(value) for name, value in values.items()})
         return terms.loss / NOMINAL_TOKENS
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -182,6 +181,7 @@ class DistillationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Refuse checkpoints amid an accumulation, and say what is compared with what."""
         check_validation_interval(self.trainer)
+        self._student.warn_of_lost_router_loss()
         catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
         if self.target_kind is not None:
             rank_zero_info(f"KD loss: {self.objective.describe(self.target_kind)}")
@@ -192,8 +192,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
-        sequence = np.random.SeedSequence([self.seed, self._batches_processed, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        seed_batch(self.seed, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn sums into means over the labelled positions of the whole step; log them."""
@@ -202,12 +201,12 @@ class DistillationModule(pl.LightningModule):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         rescale(gradients, NOMINAL_TOKENS * parts, num_tokens)
         self._num_tokens = self._num_tokens + num_tokens
-        self.log_dict({f"train/{name}": value for name, value in means.items() if name != "loss"})
-        self.log("train/loss", means["loss"], prog_bar=True)
-        if is_logged(self.trainer, self._total_steps):  # it costs a pass over all gradients
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]))
-        self.log("train/tokens", self._num_tokens)
+        self.log("train/loss", means.pop("loss"), prog_bar=True)
+        if is_logged(self.trainer, self._total_steps):  # the norm costs a pass over all gradients
+            means["grad_norm"] = torch.nn.utils.get_total_norm(gradients)
+            means["lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
+            means["tokens"] = self._num_tokens
+            self.log_dict({f"train/{name}": value for name, value in means.items()})
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the speed."""
@@ -272,19 +271,15 @@ class DistillationModule(pl.LightningModule):
         kinds = [None if t.form is None else self.objective.check(t.form).kind for t in self._teachers]
         return kinds[0]
 
-    @property
-    def _batches_processed(self) -> int:
-        processed: int = attrgetter("total.processed")(self.trainer.fit_loop.epoch_loop.batch_progress)
-        return processed
-
     def _terms(
         self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int, observed: bool = False
     ) -> Terms:
         """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
-        hidden = self._student.hidden(batch["input_ids"], batch.get("position_ids"))
+        hidden, router_loss = self._student.hidden_and_router_loss(batch["input_ids"], batch.get("position_ids"))
         progress = Progress(self.global_step, self._total_steps, (self.seed, number, self.global_rank))
         head, documents = self._student.head, batch.get("document_ids")
-        return self.objective(hidden, head, batch["labels"], targets, kd_weight, progress, documents, observed)
+        terms = self.objective(hidden, head, batch["labels"], targets, kd_weight, progress, documents, observed)
+        return terms if router_loss is None else terms.balanced(router_loss, self._student.router_coefficient)
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
         targets = (self.val_teacher or self.teacher)(batch)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
 from pd_lightning.tokenizers import check_same_tokenizer
 
@@ -38,10 +40,17 @@ class HFStudent(Student):
     Args:
         config: Configuration of a model to initialise: `model_type` (llama, qwen3, gemma3_text, …) and fields of that
             architecture. `vocab_size` and the ids of special tokens come from the data unless given.
+            `output_router_logits: true` adds the load balancing loss of a mixture of experts, as in transformers:
+            `router_aux_loss_coef` · `train/router_aux_loss`.
         model: Folder or hub name of a pretrained model to start from instead.
         revision: Branch, tag or commit of the pretrained model.
         attn_implementation: Attention that transformers shall use: sdpa, eager, flash_attention_2, …
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
+        compile: Compile the model without its head by torch.compile, once for all shapes and in place: checkpoints and
+            exports are the same. The first batch of training and of validation then take a while. transformers hands
+            a mask to sdpa then, in place of its causal flag, which keeps it from the flash kernel on a GPU.
+        activation_checkpointing: Keep no activations within layers but compute them again in the backward pass: less
+            memory, for about a third more time.
 
     Raises:
         ValueError: If not exactly one of `config` and `model` is given.
@@ -54,6 +63,8 @@ class HFStudent(Student):
         revision: str = "main",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        compile: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         if (config is None) == (model is None):
             raise ValueError(
@@ -66,6 +77,8 @@ class HFStudent(Student):
         self.revision = revision
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
+        self.compile = compile
+        self.activation_checkpointing = activation_checkpointing
 
     def check(self, tokenizer_dir: Path | None) -> None:
         """Compare a pretrained student's tokenizer with the data's.
@@ -83,14 +96,25 @@ class HFStudent(Student):
             defaults: Fields of the configuration that the data knows; those of `config` go before them.
 
         Raises:
-            ValueError: If the configuration does not fit its architecture.
+            ValueError: If the configuration does not fit its architecture, or that has no activation checkpointing.
             FileNotFoundError: If there is no such pretrained model.
         """
+        model = self._weights(defaults)
+        if self.activation_checkpointing:
+            _checkpoint_activations(model)
+        student = LanguageModel(model)
+        if self.compile:
+            # Sizes are symbols from the start: which graph a batch gets is then no matter of the shapes before it, and
+            # a resumed run rounds as the run did.
+            student.body.compile(dynamic=True)
+        return student
+
+    def _weights(self, defaults: dict[str, Any]) -> nn.Module:
         if self.config is not None:
             settings = {**defaults, **self.config}
             if self.attn_implementation:
                 settings["attn_implementation"] = self.attn_implementation
-            return LanguageModel(build_causal_lm(settings))
+            return build_causal_lm(settings)
         assert self.model is not None
         options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         model = load_causal_lm(
@@ -102,4 +126,16 @@ class HFStudent(Student):
             **options,
         )
         # transformers gives pretrained models in evaluation mode, without dropout.
-        return LanguageModel(model.train())
+        return model.train()
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ValueError(
+            f"The student must have layers whose activations can be computed again, got {type(model).__name__}, which "
+            "transformers has no activation checkpointing for. Set model.student.init_args.activation_checkpointing to "
+            "false."
+        )
+    # Renamed in the course of transformers 5. Reentrant checkpoints would not see what autocast and hooks do.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -1,6 +1,6 @@
 """What the objective gives: sums over the labelled positions of a batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ class Terms:
         top1_accuracy: Positions whose label is the student's most probable id; None where it was not asked for.
         student_kept_mass: Probability that the student gives to the ids that the targets keep, where the teacher said
             something; None where it was not asked for, and of dense targets.
+        router_aux_loss: The load balancing loss of a mixture of experts, a mean, times the labelled positions; None
+            where there is none.
     """
 
     loss: Tensor
@@ -33,3 +35,9 @@ class Terms:
     student_entropy: Tensor | None = None
     top1_accuracy: Tensor | None = None
     student_kept_mass: Tensor | None = None
+    router_aux_loss: Tensor | None = None
+
+    def balanced(self, router_loss: Tensor, coefficient: float) -> "Terms":
+        """Add the load balancing loss of a mixture of experts, scalar, a mean over the batch, times its coefficient."""
+        total = router_loss * self.num_tokens
+        return replace(self, loss=self.loss + coefficient * total, router_aux_loss=total.detach())

@@ -8,7 +8,7 @@ from torch import Tensor
 from pd_lightning.terms import Terms
 
 # Names of the means, by the fields of Terms: over the labelled positions, and over those with targets.
-_PER_TOKEN = {name: name for name in ("loss", "lm_loss", "student_entropy", "top1_accuracy")}
+_PER_TOKEN = {name: name for name in ("loss", "lm_loss", "student_entropy", "top1_accuracy", "router_aux_loss")}
 _PER_TARGET = {
     "kd_loss": "kd_loss",
     "agreement": "top1_agreement",

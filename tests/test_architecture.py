@@ -17,7 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
     "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
-    "module": {"checkpoint_state", "evaluation", "module", "muon", "optimization", "speed", "surroundings", "totals"},
+    "language_model": {"isolation", "language_model", "router_loss"},
+    "module": {
+        "checkpoint_state",
+        "draws",
+        "evaluation",
+        "module",
+        "muon",
+        "optimization",
+        "speed",
+        "surroundings",
+        "totals",
+    },
     "record": {
         "chunk_writer",
         "recompute",

@@ -469,6 +469,23 @@ def test_bfloat16_is_near_float32(student: HFStudent, truncated_store: Path, tea
         assert rounded.loss("grad_norm") == pytest.approx(exact.loss("grad_norm"), rel=5e-2)
 
 
+@pytest.mark.parametrize("transforms", [{}, {"cut": TopPK(0.8, 10)}], ids=["whole", "cut"])
+def test_a_bfloat16_teacher_teaches_a_float32_student(
+    student: HFStudent, blocks: Path, teacher_dir: Path, transforms: dict
+) -> None:
+    def step(**settings: Any) -> Watched:
+        module = Watched(student, FrozenTeacher(str(teacher_dir), **settings), transforms, kd_weight=Constant(0.5))
+        return one_step(module, TokenBlocks(str(blocks), batch_size=4))
+
+    exact, narrow, placed = step(), step(dtype="bfloat16"), step(device="cpu")
+    assert next(narrow.teacher.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert all(gradient.dtype == torch.float32 for gradient in narrow.gradients.values())
+    assert narrow.loss("lm_loss") == exact.loss("lm_loss")
+    assert 0 < abs(narrow.loss("kd_loss") - exact.loss("kd_loss")) < 1e-2 * exact.loss("kd_loss")
+    assert 0 < max_difference(exact, narrow) < 3e-2
+    assert max_difference(exact, placed) == 0
+
+
 def test_end_of_text_is_learnt_like_any_token(student: HFStudent, blocks: Path) -> None:
     """It pads too in many tokenizers, and transformers leaves the embedding of the padding id alone."""
     module = Watched(student, NoTeacher())

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -584,3 +585,18 @@ def test_folders_that_are_not_for_this_recording(tmp_path: Path, plain: Plain, b
     with pytest.raises(ValueError, match="must know the tokenizer of the data, got none"):
         fit(plain, Texts(blocks, False), recorder(tmp_path / "new", module="inner.head"))
     assert json.loads((store / "recording.json").read_text())["num_ranks"] == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_student_is_recorded_as_it_is(
+    tmp_path: Path, tiny: Any, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    counter, original = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: original(self, backend=counter, **options))
+    for name in ("eager", "compiled"):
+        module = DistillationModule(HFStudent(config=tiny.config, compile=name == "compiled"), lr=Constant(1e-2))
+        module._seed = 3
+        fit(module, of(blocks), recorder(tmp_path / name), steps=8)
+    assert same(tmp_path / "eager", tmp_path / "compiled")
+    assert counter.frame_count == 1, "the recorder is left out"

@@ -33,6 +33,19 @@ def test_frozen_teacher_computes_in_its_own_dtype_under_autocast(teacher_dir: Pa
             assert targets.rows(slice(None)).logprobs.dtype == torch.float32
 
 
+def test_frozen_teacher_computes_where_it_is_told_to(teacher_dir: Path) -> None:
+    """A student on the meta device has its logits there, and the teacher stays where it can compute."""
+    student = torch.device("meta")
+    placed, beside = FrozenTeacher(str(teacher_dir), device="cpu"), FrozenTeacher(str(teacher_dir))
+    for teacher, expected in ((placed, CPU), (beside, student)):
+        teacher.setup(Surroundings(student))
+        assert {parameter.device for parameter in teacher.model.parameters()} == {expected}
+    targets = placed({"input_ids": torch.zeros(1, 4, dtype=torch.long)})
+    assert targets.hidden.device == CPU
+    assert targets.hidden.isfinite().all()
+    assert targets.rows(slice(None)).logprobs.device == student
+
+
 def test_frozen_teacher_describes_its_weights(teacher_dir: Path) -> None:
     digests = []
     for change in (0, 0, 1):

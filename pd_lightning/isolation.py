@@ -1,0 +1,53 @@
+"""Whether a model keeps to one document of a row, tried on two short ones."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
+    """Try whether a document stays as it is when the one before it changes, and is what it is alone.
+
+    Args:
+        hidden: Maps token ids, int64 `[B, T]`, and maybe positions that begin anew in each document, int64 `[B, T]`,
+            to float `[B, T, D]`.
+        body: The module that `hidden` calls.
+
+    Returns:
+        Whether it does; on the meta device, where nothing can be tried, whether it takes positions.
+    """
+    device = next(body.parameters()).device
+    if not _takes_positions(body):
+        return False
+    if device.type == "meta":
+        return True
+    starts = (3, 5)  # of the second document in two rows: flash attention isolates in batches of one row alone
+    index, start = torch.arange(8, device=device), torch.tensor(starts, device=device)[:, None]
+    input_ids = (index % 2).repeat(2, 1)
+    changed = torch.where(index < start, 1 - input_ids, input_ids)
+    position_ids = torch.where(index < start, index, index - start)
+    training = body.training
+    body.eval()
+    with torch.compiler.set_stance("force_eager"):  # probes are not worth compiling for
+        before, after = hidden(input_ids, position_ids), hidden(changed, position_ids)
+        alone = [hidden(input_ids[row : row + 1, first:])[0] for row, first in enumerate(starts)]
+    body.train(training)
+    # What is masked counts for exactly nothing, but rows of another length are summed in another order: in bfloat16
+    # that is a few percent after some layers.
+    return all(
+        _close(before[row, first:], after[row, first:], 1 / 2) and _close(before[row, first:], alone[row], 1 / 4)
+        for row, first in enumerate(starts)
+    )
+
+
+def _takes_positions(model: nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.name == "position_ids" or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _close(one: Tensor, other: Tensor, share: float) -> bool:
+    """Whether two results agree in that share of their data type's digits."""
+    return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** share * one.abs().max())
