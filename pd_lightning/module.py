@@ -35,6 +35,7 @@ from pd_lightning.surroundings import (
     check_trainer,
     check_validation_interval,
     is_logged,
+    keep_targets_exact,
     look_around,
     student_defaults,
     warn_of_no_effect,
@@ -115,6 +116,7 @@ class DistillationModule(pl.LightningModule):
             ValueError: If the precision is float16, or the strategy is not built yet.
         """
         check_trainer(self.trainer)
+        keep_targets_exact(self.trainer)
         if isinstance(self.teacher, NoTeacher) and self._has_kd_settings:
             warn_of_no_effect()
 

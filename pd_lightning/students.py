@@ -46,9 +46,8 @@ class HFStudent(Student):
         revision: Branch, tag or commit of the pretrained model.
         attn_implementation: Attention that transformers shall use: sdpa, eager, flash_attention_2, …
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
-        compile: Compile the model without its head by torch.compile, once for all shapes and in place: checkpoints and
-            exports are the same. The first batch of training and of validation then take a while. transformers hands
-            a mask to sdpa then, in place of its causal flag, which keeps it from the flash kernel on a GPU.
+        compile: Compile the layers by torch.compile, one graph for all layers and all shapes, in place: checkpoints and
+            exports are the same. The first batch of training and of validation then take a while.
         activation_checkpointing: Keep no activations within layers but compute them again in the backward pass: less
             memory, for about a third more time.
 
@@ -103,10 +102,10 @@ class HFStudent(Student):
         if self.activation_checkpointing:
             _checkpoint_activations(model)
         student = LanguageModel(model)
-        if self.compile:
+        for part in _parts(student) if self.compile else []:
             # Sizes are symbols from the start: which graph a batch gets is then no matter of the shapes before it, and
             # a resumed run rounds as the run did.
-            student.body.compile(dynamic=True)
+            part.compile(dynamic=True)
         return student
 
     def _weights(self, defaults: dict[str, Any]) -> nn.Module:
@@ -127,6 +126,15 @@ class HFStudent(Student):
         )
         # transformers gives pretrained models in evaluation mode, without dropout.
         return model.train()
+
+
+def _parts(student: LanguageModel) -> list[nn.Module]:
+    """Give what is compiled: layers, which share a graph, or the body of a model without transformers' layers."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    # Not the body where there are layers: while it is traced, transformers makes an explicit mask in place of sdpa's
+    # causal flag, which keeps attention from the flash kernel.
+    return [part for part in student.modules() if isinstance(part, GradientCheckpointingLayer)] or [student.body]
 
 
 def _checkpoint_activations(model: Any) -> None:

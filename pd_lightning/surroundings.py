@@ -94,6 +94,13 @@ def check_trainer(trainer: pl.Trainer) -> None:
         )
 
 
+def keep_targets_exact(trainer: pl.Trainer) -> None:
+    """Leave batches as they are in precision `bf16-true`: stored log-probabilities would be rounded to 3 digits."""
+    plugin: Any = trainer.precision_plugin
+    if trainer.precision == "bf16-true":
+        plugin.convert_input = lambda batch: batch
+
+
 def is_logged(trainer: pl.Trainer, total_steps: int) -> bool:
     """Tell whether loggers see the figures of the optimizer step at hand, or it is the last of `total_steps`."""
     every: int = attrgetter("log_every_n_steps")(trainer)

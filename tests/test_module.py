@@ -469,6 +469,20 @@ def test_bfloat16_is_near_float32(student: HFStudent, truncated_store: Path, tea
         assert rounded.loss("grad_norm") == pytest.approx(exact.loss("grad_norm"), rel=5e-2)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_stored_targets_keep_their_digits(student: HFStudent, truncated_store: Path, precision: str) -> None:
+    class Seen(OfflineTeacher):
+        def __call__(self, batch: Any) -> Any:
+            self.batch = batch
+            return super().__call__(batch)
+
+    teacher, expected = Seen(), first_batch(truncated_store)
+    one_step(Watched(student, teacher), TokenBlocks(str(truncated_store), batch_size=4), precision=precision)
+    for name in ("teacher_logprobs", "teacher_log_tail"):
+        assert torch.equal(teacher.batch[name], expected[name])
+        assert not torch.equal(expected[name].bfloat16().float(), expected[name])
+
+
 @pytest.mark.parametrize("transforms", [{}, {"cut": TopPK(0.8, 10)}], ids=["whole", "cut"])
 def test_a_bfloat16_teacher_teaches_a_float32_student(
     student: HFStudent, blocks: Path, teacher_dir: Path, transforms: dict

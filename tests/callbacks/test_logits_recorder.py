@@ -596,7 +596,7 @@ def test_a_compiled_student_is_recorded_as_it_is(
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: original(self, backend=counter, **options))
     for name in ("eager", "compiled"):
         module = DistillationModule(HFStudent(config=tiny.config, compile=name == "compiled"), lr=Constant(1e-2))
-        module._seed = 3
+        module.seed = 3
         fit(module, of(blocks), recorder(tmp_path / name), steps=8)
     assert same(tmp_path / "eager", tmp_path / "compiled")
     assert counter.frame_count == 1, "the recorder is left out"
