@@ -7,8 +7,9 @@
 Two tracks that are never mixed: A, a dense teacher whose hidden states (twice as wide) are projected too; B, stored
 top-k targets with a bucket, beside the LM loss. All are run in turn, in one process; times are medians, memory is the
 peak above what the inputs take, and includes the gradient of the head. Rivals that are not installed are left out:
-`pip install --no-deps liger-kernel==0.8.5 trl==1.16.0 accelerate`. DistillKit's and torchtune's formulas are written
-out here after their definitions. Writes tables and the same figures as JSON.
+`pip install --no-deps liger-kernel==0.8.5 trl==1.16.0 accelerate cut-cross-entropy`; the last, and Liger's Triton
+kernels, run on a GPU alone. DistillKit's and torchtune's formulas are written out in rivals.py after their definitions.
+Writes tables and the same figures as JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +27,20 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rivals import (
+    KD_WEIGHT,
+    cut_cross_entropy_lm,
+    distillkit_sparse,
+    liger,
+    liger_jsd_triton,
+    liger_lm_triton,
+    lm,
+    naive_dense,
+    naive_sparse,
+    torchtune_dense,
+    trl,
+)
 from torch import Tensor
-from torch.nn import functional as F
 
 from pd_lightning.chunking import rows_per_chunk
 from pd_lightning.heads import Head, LinearHead
@@ -35,7 +48,6 @@ from pd_lightning.objective import Objective
 from pd_lightning.targets import HiddenTargets, SparseTargets
 
 MIB = 2**20
-KD_WEIGHT = 0.9
 
 
 @dataclass
@@ -73,74 +85,15 @@ def inputs(N: int, V: int, D: int, K: int, device: str, dtype: torch.dtype) -> I
         stored.append((ids, values, logprobs.scatter(-1, ids, -torch.inf).logsumexp(-1)))
     targets = SparseTargets(*(torch.cat(part) for part in zip(*stored, strict=True)))
     labels = torch.randint(V, (N,), device=device)
-    buffer = torch.empty(min(N, rows_per_chunk(V, hidden)), V, device=device, dtype=torch.float32)
+    rows = min(N, rows_per_chunk(V, hidden))
+    # Laid as ours are.
+    buffer = torch.empty(V, rows, device=device).t() if device == "cpu" else torch.empty(rows, V, device=device)
     grown = (hidden.requires_grad_(), weight.requires_grad_())
     return Inputs(*grown, teacher_hidden, teacher_weight, labels, targets, buffer)
 
 
 def ours(x: Inputs, targets: Any, kd_weight: float) -> Tensor:
     return Objective()(x.hidden[None], x.head, x.labels[None], targets, kd_weight).loss / len(x.labels)
-
-
-def lm(x: Inputs) -> Tensor:
-    return F.cross_entropy((x.hidden @ x.weight.T).float(), x.labels)
-
-
-def naive_sparse(x: Inputs) -> Tensor:
-    """The LM loss and forward KL with a bucket of stored targets, out of one log-softmax of all logits."""
-    log_q = (x.hidden @ x.weight.T).float().log_softmax(-1)
-    kept = log_q.gather(-1, x.stored.ids)
-    log_t = x.stored.log_tail
-    assert log_t is not None
-    tail = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-7))
-    kl = (x.stored.logprobs.exp() * (x.stored.logprobs - kept)).sum(-1) + log_t.exp() * (log_t - tail)
-    return (1 - KD_WEIGHT) * F.nll_loss(log_q, x.labels) + KD_WEIGHT * kl.mean()
-
-
-def distillkit_sparse(x: Inputs) -> Tensor:
-    """DistillKit's sparse KL with the missing probability as one outcome, and the model's own cross-entropy."""
-    logits = x.hidden @ x.weight.T
-    cross_entropy = F.cross_entropy(logits.float(), x.labels)
-    student = logits.gather(-1, x.stored.ids) - torch.logsumexp(logits.float(), -1, keepdim=True).to(logits.dtype)
-    teacher = x.stored.logprobs.to(logits.dtype)
-    inner = (teacher.exp() * (teacher - student)).sum(-1)
-    log_teacher, log_student = (
-        torch.log1p(-side.float().exp().sum(-1).clamp(min=1e-8, max=1 - 1e-8)) for side in (teacher, student)
-    )
-    kl = inner + log_teacher.exp() * (log_teacher - log_student)
-    return (1 - KD_WEIGHT) * cross_entropy + KD_WEIGHT * kl.mean()
-
-
-def naive_dense(x: Inputs) -> Tensor:
-    with torch.no_grad():
-        log_p = (x.teacher_hidden @ x.teacher_weight.T).float().log_softmax(-1)
-    return F.kl_div((x.hidden @ x.weight.T).float().log_softmax(-1), log_p, reduction="batchmean", log_target=True)
-
-
-def torchtune_dense(x: Inputs, chunks: int = 8) -> Tensor:
-    """Torchtune's chunked forward KL: -Σ p log q, a chunk of both sides' logits at a time."""
-    with torch.no_grad():
-        teacher = (x.teacher_hidden @ x.teacher_weight.T).chunk(chunks)
-    total = x.hidden.new_zeros((), dtype=torch.float32)
-    for student, one in zip((x.hidden @ x.weight.T).chunk(chunks), teacher, strict=True):
-        total = total - (one.float().softmax(-1) * student.float().log_softmax(-1)).sum()
-    return total / len(x.labels)
-
-
-def liger(x: Inputs) -> Tensor:
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-
-    settings: Any = {"weight_hard_loss": 0.0, "weight_soft_loss": 1.0, "beta": 0.0, "compiled": False}
-    loss = LigerFusedLinearJSDLoss(**settings, ignore_index=-100, temperature=1.0, chunk_size=128)
-    result = loss(x.hidden, x.weight, x.teacher_hidden, x.teacher_weight, x.labels, None, None)
-    return result[0] if isinstance(result, tuple) else result
-
-
-def trl(x: Inputs) -> Tensor:
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
-
-    both = (x.hidden, x.weight, None, x.teacher_hidden, x.teacher_weight, None)
-    return ChunkedDivergenceFunction.apply(*both, 0.0, 1.0, 1.0, None, 1.0, None)[0].sum() / len(x.labels)
 
 
 def bare(x: Inputs, teacher: bool) -> None:
@@ -187,6 +140,15 @@ TRACKS: dict[str, dict[str, Callable[[Inputs], Tensor | None]]] = {
     },
 }
 
+# Kernels that need a GPU.
+TRITON: dict[str, dict[str, Callable[[Inputs], Tensor | None]]] = {
+    "A: dense online, KD alone": {"Liger's Triton kernel": liger_jsd_triton},
+    "B: stored top-k, LM + KD": {
+        "Liger's Triton kernel, LM alone": liger_lm_triton,
+        "cut cross-entropy, LM alone": cut_cross_entropy_lm,
+    },
+}
+
 
 def step(function: Callable[[Inputs], Tensor | None], x: Inputs) -> None:
     x.hidden.grad = x.weight.grad = None
@@ -225,7 +187,8 @@ def resident(field: str) -> int:
 
 def measure(track: str, x: Inputs, rounds: int, only: list[str] | None) -> dict[str, dict[str, float]]:
     """Time and memory of every way, one after another, several times."""
-    ways = {name: way for name, way in TRACKS[track].items() if only is None or any(part in name for part in only)}
+    all_ways = TRACKS[track] | (TRITON[track] if x.hidden.is_cuda else {})
+    ways = {name: way for name, way in all_ways.items() if only is None or any(part in name for part in only)}
     memory = {}
     for name, way in list(ways.items()):
         try:

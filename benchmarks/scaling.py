@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from made_up import llama
-from objective import KD_WEIGHT, Inputs, extra_bytes, inputs, naive_sparse, ours, resident, seconds
+from objective import Inputs, extra_bytes, inputs, ours, resident, seconds
 from objective import step as objective_step
 from rich.console import Console
 from rich.table import Table
+from rivals import KD_WEIGHT, naive_sparse
 from step import BareLoop, Batch, mean_loss, our_objective
 from torch import Tensor, nn
 
