@@ -155,7 +155,7 @@ class Ways:
             accelerator=s.device,
             devices=1,
             precision=s.precision,
-            max_steps=s.warm_up + s.steps,
+            max_steps=s.warm_up + s.steps + 1,  # the last one is looked at more closely
             limit_val_batches=0,
             enable_checkpointing=False,
             use_distributed_sampler=False,
