@@ -9,24 +9,27 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Logits as scale · (weight · hidden + bias).
+    """Logits as scale · (weight · hidden + bias), maybe capped: cap · tanh(logits / cap).
 
     Args:
         weight: Float `[V, D]`.
         bias: Float `[V]`, or None.
         scale: Factor of all logits.
+        cap: What the logits stay below, or None.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
+    cap: float | None = None
 
-    def write(self, hidden: Tensor, out: Tensor) -> Tensor:
+    def write(self, hidden: Tensor, out: Tensor, slope: Tensor | None = None) -> Tensor:
         """Compute logits, without gradients, into a tensor that is there.
 
         Args:
             hidden: Hidden states, float `[n, D]`.
             out: Where to, float `[n, V]`.
+            slope: Where to write the derivative of the cap, float `[n, V]`, if there is a cap and it is asked for.
 
         Returns:
             `out`.
@@ -38,6 +41,11 @@ class LinearHead:
             out.copy_(hidden @ weight.t())
         if self.bias is not None:
             out.add_(self.bias.detach() if self.scale == 1.0 else self.bias.detach() * self.scale)
+        if self.cap is not None:
+            out.div_(self.cap).tanh_()
+            if slope is not None:
+                torch.mul(out, out, out=slope).neg_().add_(1.0)
+            out.mul_(self.cap)
         return out
 
     def scaled(self, hidden: Tensor) -> Tensor:

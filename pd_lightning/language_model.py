@@ -227,13 +227,14 @@ def _is_split(model: Any) -> bool:
 
 
 def _linear_head(model: Any) -> LinearHead | None:
-    """Give the head where it is a matrix, maybe scaled; None with soft-caps, hooks, or a layer of another kind."""
+    """Give the head where it is a matrix, maybe scaled and capped; None with hooks, or a layer of another kind."""
     layer = model.get_output_embeddings()
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    if type(layer) is not nn.Linear or any(hooks) or _setting(model, "final_logit_softcapping") is not None:
+    if type(layer) is not nn.Linear or any(hooks):
         return None
     factor, divisor = _setting(model, "logit_scale"), _setting(model, "logits_scaling")
-    return LinearHead(layer.weight, layer.bias, (1.0 if factor is None else factor) / (divisor or 1.0))
+    scale = (1.0 if factor is None else factor) / (divisor or 1.0)
+    return LinearHead(layer.weight, layer.bias, scale, _setting(model, "final_logit_softcapping"))
 
 
 def _head(model: Any, hidden: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ kept, and that of all other ids together; or Σ p log q where the teacher is den
 loss can be formed of them by autograd, and one gradient for each of them is all that the logits' gradient needs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class Projection:
     ) -> None:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        self.head = LinearHead(head.weight.detach().to(dtype), head.bias, head.scale)
+        self.head = replace(head, weight=head.weight.detach().to(dtype))
         self.workspace = Workspace(hidden.device)
         # On a CPU positions lie side by side in memory, not ids: matrix products with few rows are faster so.
         self.by_column = kind == "cpu"
@@ -115,18 +115,22 @@ class Projection:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits of a chunk, float `[n, V]`, in a buffer."""
-        return self.head.write(hidden, self.buffer("student", len(hidden), len(self.head.weight)))
+        shape = (len(hidden), len(self.head.weight))
+        slope = None if self.head.cap is None else self.buffer("slope of the cap", *shape)
+        return self.head.write(hidden, self.buffer("student", *shape), slope)
 
     def back_propagate(self, gradient: Tensor, hidden: Tensor) -> Tensor:
         """Add to the gradients of the head, and give that of the hidden states.
 
         Args:
-            gradient: That of the logits, float `[n, V]`.
+            gradient: That of the logits, float `[n, V]`, which is used up.
             hidden: The hidden states of the chunk, float `[n, D]`.
 
         Returns:
             Float `[n, D]`, in the data type of the hidden states.
         """
+        if self.head.cap is not None:
+            gradient.mul_(self.buffer("slope of the cap", *gradient.shape))
         if self._bias_grad is not None:
             self._bias_grad.add_(gradient.sum(dim=0), alpha=self.head.scale)
         narrow, scaled = gradient.to(self.head.weight.dtype), self.head.scaled(hidden)

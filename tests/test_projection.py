@@ -66,7 +66,9 @@ def pairs() -> list[Any]:
 class Problem:
     """Hidden states of student and teacher, heads, and labels of which some are missing."""
 
-    def __init__(self, dtype: torch.dtype = torch.float64, bias: bool = False, scale: float = 1.0) -> None:
+    def __init__(
+        self, dtype: torch.dtype = torch.float64, bias: bool = False, scale: float = 1.0, cap: float | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(3)
 
         def random(*shape: int) -> Tensor:
@@ -79,11 +81,12 @@ class Problem:
         teacher = 0.7 * random(V, D)
         project = Head(lambda hidden: hidden @ teacher.T, vocab_size=V, linear=LinearHead(teacher))
         self.teacher = HiddenTargets(random(N, D), project)
-        self.linear = LinearHead(self.weight, self.bias, scale)
+        self.linear = LinearHead(self.weight, self.bias, scale, cap)
 
     def head(self, fused: bool) -> Head:
         def project(hidden: Tensor) -> Tensor:
-            return self.linear.scale * nn.functional.linear(hidden, self.weight, self.bias)
+            logits = self.linear.scale * nn.functional.linear(hidden, self.weight, self.bias)
+            return logits if self.linear.cap is None else self.linear.cap * torch.tanh(logits / self.linear.cap)
 
         return Head(project, self.leaves[1:], V, self.linear if fused else None)
 
@@ -149,10 +152,13 @@ def test_a_teacher_whose_padding_is_most_probable_agrees_with_nobody(name: str) 
 
 
 @pytest.mark.usefixtures("chunks_of_five")
-@pytest.mark.parametrize("name", ["dense", "bucket"])
-@pytest.mark.parametrize(("bias", "scale"), [(True, 1.0), (False, 0.3), (True, 0.3)])
-def test_a_bias_and_a_scale(name: str, bias: bool, scale: float) -> None:
-    assert_same(Problem(bias=bias, scale=scale), Objective(transforms=TRANSFORMS[name]))
+@pytest.mark.parametrize("name", ["dense", "bucket", "dense, tempered", "renormalized, tempered"])
+@pytest.mark.parametrize(
+    ("bias", "scale", "cap"),
+    [(True, 1.0, None), (False, 0.3, None), (True, 0.3, None), (False, 1.0, 2.0), (True, 0.3, 1.5)],
+)
+def test_a_bias_a_scale_and_a_cap(name: str, bias: bool, scale: float, cap: float | None) -> None:
+    assert_same(Problem(bias=bias, scale=scale, cap=cap), Objective(transforms=TRANSFORMS[name]))
 
 
 @pytest.mark.usefixtures("chunks_of_five")
@@ -294,7 +300,7 @@ TINY: dict[str, Any] = {
         ({"model_type": "llama", "tie_word_embeddings": True}, 1.0),
         ({"model_type": "granite", "logits_scaling": 8.0}, 0.125),
         ({"model_type": "cohere", "logit_scale": 0.5}, 0.5),
-        ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, None),
+        ({"model_type": "gemma2", "final_logit_softcapping": 0.3}, 1.0),
     ],
     ids=["llama", "tied", "granite", "cohere", "gemma2"],
 )

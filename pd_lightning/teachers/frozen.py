@@ -115,7 +115,7 @@ class FrozenTeacher(Teacher):
             hidden = self.model.hidden(**inputs).flatten(0, 1)
         linear = self.model.head.linear if self._is_here else None
         if linear is not None:
-            linear = _TimedHead(linear.weight, linear.bias, linear.scale, self._timed)
+            linear = _TimedHead(linear.weight, linear.bias, linear.scale, linear.cap, self._timed)
         return HiddenTargets(hidden, Head(self._head, vocab_size=self.vocab_size, linear=linear))
 
     @torch.no_grad()
@@ -164,10 +164,10 @@ class _TimedHead(LinearHead):
 
     timed: Callable[[torch.Tensor], AbstractContextManager[None]] = lambda hidden: nullcontext()
 
-    def write(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def write(self, hidden: torch.Tensor, out: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
         """Compute logits, see LinearHead."""
         with self.timed(hidden):
-            return super().write(hidden, out)
+            return super().write(hidden, out, slope)
 
 
 def _digest(model: nn.Module) -> str:
