@@ -15,6 +15,7 @@ Writes tables and the same figures as JSON.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import statistics
@@ -168,7 +169,7 @@ def seconds(function: Callable[[Inputs], Tensor | None], x: Inputs) -> float:
 def extra_bytes(function: Callable[[Inputs], Tensor | None], x: Inputs) -> int:
     """Peak memory of a step above what was there before it."""
     x.hidden.grad = x.weight.grad = None
-    gc.collect()
+    release()
     if x.hidden.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -178,6 +179,14 @@ def extra_bytes(function: Callable[[Inputs], Tensor | None], x: Inputs) -> int:
     before = resident("VmRSS")
     step(function, x)
     return resident("VmHWM") - before
+
+
+def release() -> None:
+    """Give freed memory back to the system: what is still there would hide a peak."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident(field: str) -> int:

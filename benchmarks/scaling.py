@@ -14,7 +14,6 @@ figures as JSON.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import statistics
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from made_up import llama
-from objective import Inputs, extra_bytes, inputs, ours, resident, seconds
+from objective import Inputs, extra_bytes, inputs, ours, release, resident, seconds
 from objective import step as objective_step
 from rich.console import Console
 from rich.table import Table
@@ -47,14 +46,6 @@ WAYS: dict[str, Callable[[Inputs], Tensor]] = {
 }
 
 
-def release() -> None:
-    """Give freed memory back to the system: what is still there would hide a peak."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def exponent(sizes: list[float], costs: list[float]) -> float | None:
     """Slope of log cost over log size; None where there is nothing to take it of."""
     if len(sizes) < 2 or min(costs) <= 0:
@@ -71,7 +62,6 @@ def axis(name: str, values: list[int], base: dict[str, int], settings: argparse.
     memory: dict[tuple[int, str], float] = {}
     for value, way in cells:
         objective_step(WAYS[way], given[value])  # what is made once is no part of it
-        release()
         memory[value, way] = extra_bytes(WAYS[way], given[value]) / MIB
     times: dict[tuple[int, str], list[float]] = {cell: [] for cell in cells}
     for number in range(settings.rounds):
