@@ -12,8 +12,8 @@ from pd_lightning.projection import Projection
 Sums = tuple[Tensor, ...]
 Compute = Callable[[Projection | None, Tensor, slice], Sums]
 
-# Logits of a chunk. On a CPU small buffers are used again and again, where fresh large ones cost page faults.
-_CPU_BYTES = 8 * 2**20
+# Logits of a chunk: matrix products with few rows are slow, and more memory than this makes them no faster.
+_CPU_BYTES = 64 * 2**20
 _DEVICE_BYTES = 256 * 2**20
 _FEWEST_ROWS = 128
 
