@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,27 @@ class LanguageModel(nn.Module):
         outputs = self.model.base_model(input_ids=input_ids, use_cache=False, **positions)
         balance = router_loss(self.model, outputs, input_ids) if self.model.training else None
         return outputs.last_hidden_state, balance
+
+    def compute(
+        self,
+        function: Callable[[Tensor, Head], dict[str, Any]],
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Give what a function makes of hidden states and head, within a forward pass of this module.
+
+        Where the weights are spread over devices, those of the head are here in a forward pass alone.
+
+        Args:
+            function: Gives tensors by name, from hidden states, float `[B, T, D]`, and the head.
+            input_ids: As of `hidden`.
+            position_ids: As of `hidden`.
+
+        Returns:
+            The function's result, and the load balancing loss of `hidden_and_router_loss`.
+        """
+        hidden, router_loss = self.hidden_and_router_loss(input_ids, position_ids)
+        return function(hidden, self.head), router_loss
 
     @property
     def router_coefficient(self) -> float:

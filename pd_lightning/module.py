@@ -16,6 +16,7 @@ from pd_lightning.checkpoint_state import checkpoint_state
 from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.draws import batches_processed, seed_batch
 from pd_lightning.evaluation import Evaluation
+from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
@@ -26,9 +27,11 @@ from pd_lightning.optimization import (
     length_of_run,
     parameter_groups,
     scheduled,
+    total_norm,
 )
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_schedules
 from pd_lightning.speed import Speed
+from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.students import Student
 from pd_lightning.surroundings import (
     check_same_tensors,
@@ -130,6 +133,8 @@ class DistillationModule(pl.LightningModule):
                 torch.manual_seed(self.seed)
                 self.student = self.recipe.build(defaults)
         if self._trainer is not None:
+            if isinstance(self.trainer.strategy, FSDP2Strategy):
+                self.trainer.strategy.shard(self.student, str(self.trainer.precision))
             surroundings = look_around(self.trainer, self.student)
             if self.recipe is not None:
                 self.recipe.check(surroundings.tokenizer_dir)
@@ -205,7 +210,7 @@ class DistillationModule(pl.LightningModule):
         self._num_tokens = self._num_tokens + num_tokens
         self.log("train/loss", means.pop("loss"), prog_bar=True)
         if is_logged(self.trainer, self._total_steps):  # the norm costs a pass over all gradients
-            means["grad_norm"] = torch.nn.utils.get_total_norm(gradients)
+            means["grad_norm"] = total_norm(gradients)
             means["lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
             means["tokens"] = self._num_tokens
             self.log_dict({f"train/{name}": value for name, value in means.items()})
@@ -277,10 +282,15 @@ class DistillationModule(pl.LightningModule):
         self, batch: dict[str, Tensor], targets: Targets | None, kd_weight: float, number: int, observed: bool = False
     ) -> Terms:
         """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
-        hidden, router_loss = self._student.hidden_and_router_loss(batch["input_ids"], batch.get("position_ids"))
         progress = Progress(self.global_step, self._total_steps, (self.seed, number, self.global_rank))
-        head, documents = self._student.head, batch.get("document_ids")
-        terms = self.objective(hidden, head, batch["labels"], targets, kd_weight, progress, documents, observed)
+        documents = batch.get("document_ids")
+
+        def compare(hidden: Tensor, head: Head) -> dict[str, Any]:
+            labels = batch["labels"]
+            return vars(self.objective(hidden, head, labels, targets, kd_weight, progress, documents, observed))
+
+        values, router_loss = self._student.compute(compare, batch["input_ids"], batch.get("position_ids"))
+        terms = Terms(**values)
         return terms if router_loss is None else terms.balanced(router_loss, self._student.router_coefficient)
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:

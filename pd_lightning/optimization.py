@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -84,3 +86,9 @@ def catch_up(schedulers: Iterable[object]) -> None:
             groups = scheduler.optimizer.param_groups
             for group, base, schedule in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
                 group["lr"] = base * schedule(scheduler.last_epoch)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Give the norm of all gradients together, scalar, also of such as are spread over devices."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

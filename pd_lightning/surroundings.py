@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from pd_lightning.language_model import LanguageModel
+from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.teachers import Surroundings
 
 
@@ -87,10 +88,11 @@ def check_trainer(trainer: pl.Trainer) -> None:
             f"trainer.precision must not be float16, got {trainer.precision}: sums over a batch overflow in it at any "
             "loss scale. Set trainer.precision to bf16-mixed."
         )
-    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+    strategy = trainer.strategy
+    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)) and not isinstance(strategy, FSDP2Strategy):
         raise ValueError(
-            f"trainer.strategy must keep the student whole on each device, got {type(trainer.strategy).__name__}: "
-            "sharding is not built yet. Set trainer.strategy to ddp."
+            f"trainer.strategy must be one that knows the student, got {type(strategy).__name__}. Set trainer.strategy "
+            "to pd_lightning.strategies.FSDP2Strategy to shard it, or to ddp."
         )
 
 

@@ -1,16 +1,19 @@
 """One step over eight blocks with unequal masks, on some ranks and in some micro-batches; saves its gradients.
 
-Run by tests/test_distributed.py: python gradients_of_a_step.py TEACHER DEVICES MICRO_BATCHES OUTPUT
+Run by tests/test_distributed.py: python gradients_of_a_step.py TEACHER DEVICES MICRO_BATCHES OUTPUT STRATEGY
 """
 
+import json
 import sys
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import Constant
+from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher
 from pd_lightning.transforms import Temperature, TopPK
@@ -22,7 +25,7 @@ STUDENT = {
     "model_type": "llama",
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "vocab_size": V,
     "initializer_range": 0.2,
@@ -52,13 +55,14 @@ class Saved(DistillationModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
+        found = {name: p.grad for name, p in self.named_parameters()}
+        gradients = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in found.items()}
         if self.global_rank == 0:
-            gradients = {name: p.grad for name, p in self.named_parameters()}
             logged = {name: value.cpu() for name, value in self.trainer.logged_metrics.items()}
             torch.save({"gradients": gradients, "logged": logged}, self.output)
 
 
-def main(teacher: str, devices: int, micro_batches: int, output: str) -> None:
+def main(teacher: str, devices: int, micro_batches: int, output: str, strategy: str) -> None:
     module = Saved(
         HFStudent(config=STUDENT),
         FrozenTeacher(teacher),
@@ -70,7 +74,7 @@ def main(teacher: str, devices: int, micro_batches: int, output: str) -> None:
     pl.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=FSDP2Strategy(**json.loads(strategy)) if strategy.startswith("{") else strategy,
         accumulate_grad_batches=micro_batches,
         max_steps=1,
         precision="64-true",
@@ -82,4 +86,4 @@ def main(teacher: str, devices: int, micro_batches: int, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -12,9 +12,9 @@ from torch import nn
 
 from pd_lightning.heads import Head, LinearHead
 from pd_lightning.language_model import LanguageModel, load_causal_lm
+from pd_lightning.sharding import shard_frozen
 from pd_lightning.targets import Form, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
-from pd_lightning.teachers.sharding import shard
 from pd_lightning.tokenizers import check_same_tokenizer
 
 
@@ -96,7 +96,7 @@ class FrozenTeacher(Teacher):
             self._model.check_isolation("teacher")
         if mesh is not None and not loaded:
             self._digest = _digest(self._model)  # while each rank still has all weights
-            shard(self._model, mesh)
+            shard_frozen(self._model, mesh)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> HiddenTargets:
