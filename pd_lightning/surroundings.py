@@ -39,10 +39,10 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         ValueError: If the data's ids or blocks don't fit into the student, or it can't keep to one document where it
             must.
     """
-    device = trainer.strategy.root_device
+    device, mesh = trainer.strategy.root_device, getattr(trainer.strategy, "device_mesh", None)
     manifest = _manifest(trainer)
     if manifest is None:
-        return Surroundings(device, student.vocab_size)
+        return Surroundings(device, student.vocab_size, device_mesh=mesh)
     num_ids = manifest.tokenizer_vocab_size or manifest.vocab_size
     if student.vocab_size is not None and num_ids > student.vocab_size:
         raise ValueError(
@@ -69,6 +69,7 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
         block_size=block_size,
         document_attention=manifest.document_attention,
+        device_mesh=mesh,
     )
 
 
