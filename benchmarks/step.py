@@ -266,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", default="step.json", help="file to write the figures to")
     settings = parser.parse_args(argv)
     torch.set_num_threads(settings.threads)
+    gc.freeze()  # or a collection, which no step needs, would look through all that is imported
     be_quiet()
     with TemporaryDirectory() as folder:
         world = prepare(settings, Path(folder))
@@ -283,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     show(figures)
     Path(settings.json).write_text(json.dumps(figures, indent=1) + "\n")
+    gc.unfreeze()
 
 
 if __name__ == "__main__":

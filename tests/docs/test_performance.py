@@ -65,11 +65,15 @@ def test_how_it_grows() -> None:
     for axis in results("scaling")["axes"]:
         values = [axis["exponents"][way][key] for way in ("ours", "naive") for key in ("seconds", "extra_mib")]
         assert f"| {axis['axis']} | {' | '.join(f'{value:.2f}' for value in values)} |" in PAGE
+    for row in results("scaling")["models"]["rows"]:
+        cells = (f"{row['lm_step_seconds']:.3f}", f"{row['offline_step_seconds']:.3f}", f"{row['offline_to_lm']:.2f}")
+        assert f"| {row['parameters']:,} | {' | '.join(cells)} |" in PAGE
 
 
 def test_memory_over_a_run() -> None:
     memory = results("memory")
-    slope, ratio = memory["steps"]["resident_kib_per_step"], memory["ratios"]["peak_anonymous_mib"]
+    slope, ratio = memory["steps"]["resident_kib_per_step"], memory["ratios"]["anonymous_peak_mib"]
     assert f"{slope:.2f} KiB a step" in PAGE
-    assert f"{ratio:.2f} times" in PAGE
+    assert f"{ratio:.3f} times" in PAGE
     assert slope < 1
+    assert ratio < 1.01
