@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision
 from torch.distributed.tensor import DTensor
 
 from pd_lightning.module import DistillationModule
@@ -77,7 +78,7 @@ def main(teacher: str, devices: int, micro_batches: int, output: str, strategy: 
         strategy=FSDP2Strategy(**json.loads(strategy)) if strategy.startswith("{") else strategy,
         accumulate_grad_batches=micro_batches,
         max_steps=1,
-        precision="64-true",
+        plugins=[DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

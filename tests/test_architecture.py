@@ -70,7 +70,7 @@ ARROWS = {
     "language_model": {"targets"},
     "tokenizers": set(),
     "students": {"language_model", "tokenizers"},
-    "teachers": {"checkpoints", "language_model", "targets", "tokenizers"},
+    "teachers": {"checkpoints", "language_model", "sharding", "targets", "tokenizers"},
     "context": set(),
     "losses": {"targets"},
     "transforms": {"context", "schedules", "targets"},
