@@ -63,6 +63,11 @@ class Saved(DistillationModule):
             torch.save({"gradients": gradients, "logged": logged}, self.output)
 
 
+def strategy_of(name: str) -> Any:
+    """The settings of FSDP2 as a JSON object, or the name of another strategy."""
+    return FSDP2Strategy(**json.loads(name)) if name.startswith("{") else name
+
+
 def main(teacher: str, devices: int, micro_batches: int, output: str, strategy: str) -> None:
     module = Saved(
         HFStudent(config=STUDENT),
@@ -75,7 +80,7 @@ def main(teacher: str, devices: int, micro_batches: int, output: str, strategy: 
     pl.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy=FSDP2Strategy(**json.loads(strategy)) if strategy.startswith("{") else strategy,
+        strategy=strategy_of(strategy),
         accumulate_grad_batches=micro_batches,
         max_steps=1,
         plugins=[DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2

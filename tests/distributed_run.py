@@ -1,0 +1,68 @@
+"""A short run on some ranks, with a checkpoint on the way; saves what was logged and what was learnt.
+
+Run by tests/test_distributed.py: python distributed_run.py SETTINGS, a JSON object.
+"""
+
+import faulthandler
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from gradients_of_a_step import STUDENT, strategy_of
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import DoublePrecision
+from torch.distributed.tensor import DTensor
+
+from pd_lightning.data import TokenBlocks
+from pd_lightning.module import DistillationModule
+from pd_lightning.runs import RunCheckpoints
+from pd_lightning.schedules import Constant
+from pd_lightning.students import HFStudent
+from pd_lightning.teachers import FrozenTeacher
+
+
+class Notes(pl.Callback):
+    """Keeps the loss and the norm of the gradients of each step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[float]] = {"loss": [], "grad_norm": []}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        for name, values in self.steps.items():
+            values.append(float(trainer.callback_metrics[f"train/{name}"]))
+
+
+def main(
+    teacher: str, blocks: str, folder: str, devices: int, strategy: str, steps: int, ckpt_path: str | None
+) -> None:
+    notes, module = Notes(), DistillationModule(HFStudent(config=STUDENT), FrozenTeacher(teacher), lr=Constant(1e-2))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy_of(strategy),
+        plugins=[DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2
+        max_steps=steps,
+        log_every_n_steps=1,
+        gradient_clip_val=0.5,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[notes, ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.strategy.checkpoint_io = RunCheckpoints()
+    trainer.fit(module, TokenBlocks(blocks, batch_size=4 // devices), ckpt_path=ckpt_path, weights_only=True)
+    named = {name: p.detach() for name, p in module.named_parameters()}
+    weights = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in named.items()}
+    if trainer.is_global_zero:
+        torch.save({"steps": notes.steps, "weights": weights}, Path(folder) / "end.pt")
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(100, exit=True)  # a rank that waits for one that has ended says where
+    main(**json.loads(sys.argv[1]))
