@@ -187,9 +187,8 @@ def test_ranks_share_validation(make_folder, monkeypatch):
 def test_a_gpu_does_not_wait_for_blocks(make_folder, device, given, expected):
     data = TokenBlocks(str(make_folder("blocks", train=8, val=1)), batch_size=2, num_workers=given)
     data.setup("fit")
-    data.trainer = SimpleNamespace(
-        strategy=SimpleNamespace(root_device=torch.device(device)), world_size=1, global_rank=0, current_epoch=0
-    )
-    loader = data.train_dataloader()
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, distributed_sampler_kwargs=None)
+    loader = data.val_dataloader()
     assert loader.num_workers == expected
     assert loader.pin_memory == (device == "cuda")
