@@ -169,15 +169,20 @@ def seconds(function: Callable[[Inputs], Tensor | None], x: Inputs) -> float:
 def extra_bytes(function: Callable[[Inputs], Tensor | None], x: Inputs) -> int:
     """Peak memory of a step above what was there before it."""
     x.hidden.grad = x.weight.grad = None
+    return peak_bytes(lambda: step(function, x), x.hidden.device.type)
+
+
+def peak_bytes(action: Callable[[], object], device: str) -> int:
+    """Peak memory of an action above what was there before it."""
     release()
-    if x.hidden.is_cuda:
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(function, x)
+        action()
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident("VmRSS")
-    step(function, x)
+    action()
     return resident("VmHWM") - before
 
 

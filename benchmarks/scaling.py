@@ -17,7 +17,6 @@ import argparse
 import gc
 import json
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,17 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 from made_up import llama
-from objective import Inputs, extra_bytes, inputs, ours, release, resident, seconds
+from objective import MIB, Inputs, extra_bytes, inputs, ours, peak_bytes, release, seconds
 from objective import step as objective_step
 from rich.console import Console
 from rich.table import Table
 from rivals import KD_WEIGHT, naive_sparse
-from step import BareLoop, Batch, mean_loss, our_objective
+from step import BareLoop, Batch, mean_loss, now, our_objective
 from torch import Tensor, nn
 
 from pd_lightning.targets import Targets
 
-MIB = 2**20
 AXES = ("N", "V", "D", "K")
 PARTS = ("lm_step", "lm_objective", "offline_step", "offline_objective")
 WAYS: dict[str, Callable[[Inputs], Tensor]] = {
@@ -89,25 +87,9 @@ def of_rows(rows: list[dict[str, Any]], name: str, way: str, key: str) -> float 
 
 
 def clocked(action: Callable[[], object], device: str) -> float:
-    started = time.perf_counter()
+    started = now(device)
     action()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def peak(action: Callable[[], object], device: str) -> float:
-    """Peak memory of an action above what was there before it, in MiB."""
-    release()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident("VmRSS")
-    action()
-    return (resident("VmHWM") - before) / MIB
+    return now(device) - started
 
 
 class Steps:
@@ -143,7 +125,7 @@ def models(settings: argparse.Namespace) -> dict[str, Any]:
         rows.append({"student": size, "parameters": sum(p.numel() for p in model.parameters())})
         for name, targets in (("lm", None), ("offline", made.stored)):
             steps = Steps(model, batch, targets, device, precision)
-            rows[-1][f"{name}_step_mib"] = peak(steps.step, device)
+            rows[-1][f"{name}_step_mib"] = peak_bytes(steps.step, device) / MIB
             cells += [(rows[-1], f"{name}_step", steps.step), (rows[-1], f"{name}_objective", steps.objective)]
     times: list[list[float]] = [[] for _ in cells]
     for number in range(settings.rounds):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 def checkpoint_state(module: "DistillationModule") -> dict[str, Any]:
     """Give the state of a module that has a Trainer."""
+    assert module.student is not None, "configure_model comes first"
     metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items() if "/" in name}
     return {
         "version": __version__,
@@ -18,7 +19,7 @@ def checkpoint_state(module: "DistillationModule") -> dict[str, Any]:
         "num_tokens": module.num_tokens,
         "train_seconds": module.train_seconds,
         "teacher_seconds": module.teacher_seconds,
-        "student_config": None if module.student is None else module.student.config(),
+        "student_config": module.student.config(),
         "teacher": module.teacher.describe(),
         "targets": module.target_kind,
         "tokenizer": tokenizer_dir(module.trainer),

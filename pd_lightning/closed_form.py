@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pd_lightning.blockwise import dot, entropy
+from pd_lightning.losses.alignment import divided, tempers
 
 if TYPE_CHECKING:
     from pd_lightning.projection import Asked, Projection
@@ -30,7 +31,7 @@ class Sparse(torch.autograd.Function):
         total = rest + kept.exp().masked_fill(~used, 0.0).sum(dim=-1)
         kept = kept - total.log().unsqueeze(-1)
         label = start.label_logprob(total)
-        ctx.projection, ctx.start, ctx.columns = projection, start, columns
+        ctx.projection, ctx.start = projection, start
         ctx.save_for_backward(hidden, ids, used, kept, total, rest)
         ctx.mark_non_differentiable(*start.seen)
         return label, kept, rest.log() - total.log(), *start.seen
@@ -64,7 +65,7 @@ class Dense(torch.autograd.Function):
         crossed, mass = dot(probs, logits[:, :columns]), probs.sum(dim=-1)
         total = logits.exp_()[:, :columns].sum(dim=-1)
         label = start.label_logprob(total)
-        ctx.projection, ctx.start, ctx.columns = projection, start, columns
+        ctx.projection, ctx.start = projection, start
         ctx.save_for_backward(hidden, probs, mass, total)
         ctx.mark_non_differentiable(*start.seen)
         return label, crossed - mass * total.log(), *start.seen
@@ -75,7 +76,7 @@ class Dense(torch.autograd.Function):
         hidden, probs, mass, total = ctx.saved_tensors
         start = ctx.start
         gradient = start.scale(start.of_label(label, -crossed * mass / total), label)
-        gradient[:, : ctx.columns].addcmul_(probs, start.divided(crossed.unsqueeze(-1)))
+        gradient[:, : probs.shape[-1]].addcmul_(probs, start.divided(crossed.unsqueeze(-1)))
         start.add_labels(gradient, label)
         return ctx.projection.back_propagate(gradient, hidden), *(None,) * 3
 
@@ -98,18 +99,15 @@ class _Start:
         entropies = entropy(logits) if asked.observed else torch.zeros_like(self._label)
         self.seen = (agrees, self._label >= 0.0, entropies)
         self._own, self.tempered = logits, logits
-        self._is_tempered = isinstance(asked.temperature, Tensor) or asked.temperature != 1.0
+        self._is_tempered = tempers(asked.temperature)
         if self._is_tempered:
-            self.tempered = self.divided(logits[:, : self._columns], projection.buffer("tempered", *logits.shape))
+            shared = logits[:, : self._columns]
+            self.tempered = divided(shared, asked.temperature, projection.buffer("tempered", *shared.shape))
             self._whole = logits.exp_().sum(dim=-1)
 
-    def divided(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+    def divided(self, values: Tensor) -> Tensor:
         """Divide by the student's temperature."""
-        if not self._is_tempered:
-            return values
-        tau = self._temperature
-        tau = tau.unsqueeze(-1) if isinstance(tau, Tensor) else torch.tensor(tau, dtype=values.dtype)
-        return torch.div(values, tau, out=None if out is None else out[:, : values.shape[-1]])
+        return divided(values, self._temperature)
 
     def label_logprob(self, total: Tensor) -> Tensor:
         """Give the log-probability of the label, from the sum of exponentials over the first ids."""

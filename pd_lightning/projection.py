@@ -14,7 +14,7 @@ from torch import Tensor
 from pd_lightning.blockwise import Workspace, exponentials, log_softmax_
 from pd_lightning.closed_form import Dense, Sparse
 from pd_lightning.heads import LinearHead
-from pd_lightning.losses.alignment import IMPOSSIBLE, AnyTargets, CrossEntropies, KeptLogprobs
+from pd_lightning.losses.alignment import IMPOSSIBLE, AnyTargets, CrossEntropies, KeptLogprobs, divided, tempers
 from pd_lightning.targets import AnyTemperature, DenseTargets
 
 
@@ -144,10 +144,9 @@ class Projection:
 
     def _probabilities(self, targets: DenseTargets) -> tuple[Tensor, Tensor]:
         """Give the teacher's probabilities at its temperature, float `[n, V]`, and Σ p log p, float `[n]`."""
-        logprobs, tau = targets.logprobs, targets.temperature
-        if isinstance(tau, Tensor) or tau != 1.0:
-            tau = tau.unsqueeze(-1) if isinstance(tau, Tensor) else torch.tensor(tau, dtype=self._wide)
-            logprobs = torch.div(logprobs, tau, out=self.buffer("tempered teacher", *logprobs.shape))
+        logprobs = targets.logprobs
+        if tempers(targets.temperature):
+            logprobs = divided(logprobs, targets.temperature, self.buffer("tempered teacher", *logprobs.shape))
             log_softmax_(logprobs)
         probs = self.buffer("teacher's probabilities", *logprobs.shape)
         return probs, exponentials(logprobs, probs)

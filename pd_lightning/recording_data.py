@@ -189,7 +189,7 @@ class FolderData(RecordingData):
             batch_size=None,
             sampler=ranges,
             collate_fn=collate,
-            num_workers=self._data.num_workers,
+            num_workers=self._data.num_workers or 0,
         )
         yield from zip((blocks.start for blocks in ranges), loader, strict=True)
 

@@ -1,7 +1,9 @@
 """A small corpus, tokenized; a small teacher; and what the teacher says of the corpus: made once for all tests."""
 
+import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,33 @@ TINY = {
 }
 BLOCK_SIZE = 16
 VOCAB_SIZE = 300
+
+
+@pytest.fixture(scope="session")
+def killed() -> Callable[..., bool]:
+    """Runs something in a forked process that dies at one of the events that `watch` reports; False if it got by."""
+
+    def run(call: int, action: Callable[[], Any], watch: Callable[[Callable[[], None]], None]) -> bool:
+        child = os.fork()
+        if child == 0:
+            left = [call]
+
+            def strike() -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(9)
+
+            try:
+                watch(strike)
+                action()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        return code == 9
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The store of a teacher in training, killed wherever it can be."""
 
 import hashlib
-import os
 import shutil
 import sys
 from collections import Counter
@@ -79,29 +78,23 @@ def first_tokens(folder: Path) -> Counter[int]:
 ALL = Counter(rank * 100 + number for rank, count in enumerate(COUNTS) for number in range(count))
 
 
-def dies_at(call: int, action: Callable[[], Any]) -> bool:
+@pytest.fixture
+def dies_at(killed: Callable[..., bool]) -> Callable[[int, Callable[[], Any]], bool]:
     """Run `action` in a child that dies before its `call`-th renaming or removal of a file. False if it got by."""
-    child = os.fork()
-    if child == 0:
-        left = [call]
 
+    def watch(strike: Callable[[], None]) -> None:
         def deadly(event: str, _: Any) -> None:
-            left[0] -= event in CHANGES
-            if left[0] == 0:
-                os._exit(9)
+            if event in CHANGES:
+                strike()
 
-        try:
-            sys.addaudithook(deadly)
-            action()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
+        sys.addaudithook(deadly)
+
+    return lambda call, action: killed(call, action, watch)
 
 
-def test_killed_at_any_point_of_its_finish_a_recording_can_be_finished(tmp_path: Path) -> None:
+def test_killed_at_any_point_of_its_finish_a_recording_can_be_finished(
+    dies_at: Callable[..., bool], tmp_path: Path
+) -> None:
     """Its training goes on from the last checkpoint, or from an earlier one."""
     name = recorded(tmp_path / "whole")
     call, dying = 1, True
@@ -121,7 +114,7 @@ def test_killed_at_any_point_of_its_finish_a_recording_can_be_finished(tmp_path:
     assert call > 20
 
 
-def test_killed_at_any_point_of_a_rewind_it_can_be_rewound(tmp_path: Path) -> None:
+def test_killed_at_any_point_of_a_rewind_it_can_be_rewound(dies_at: Callable[..., bool], tmp_path: Path) -> None:
     """To the middle of a chunk that was completed since, or of one that was not, or between two."""
     name = recorded(tmp_path / "whole")
 
@@ -142,7 +135,7 @@ def test_killed_at_any_point_of_a_rewind_it_can_be_rewound(tmp_path: Path) -> No
     assert call > 5
 
 
-def test_killed_at_any_point_of_its_start_a_recording_can_start(tmp_path: Path) -> None:
+def test_killed_at_any_point_of_its_start_a_recording_can_start(dies_at: Callable[..., bool], tmp_path: Path) -> None:
     for old in (False, True):
         call, dying = 1, True
         while dying:
@@ -163,7 +156,9 @@ def test_killed_at_any_point_of_its_start_a_recording_can_start(tmp_path: Path) 
         assert call > 3
 
 
-def test_killed_at_any_point_of_a_rewind_within_a_chunk_it_can_be_rewound(tmp_path: Path) -> None:
+def test_killed_at_any_point_of_a_rewind_within_a_chunk_it_can_be_rewound(
+    dies_at: Callable[..., bool], tmp_path: Path
+) -> None:
     call, dying = 1, True
     while dying:
         store = TrainingStore(tmp_path / str(call), 8)

@@ -23,6 +23,7 @@ from pd_lightning.store.manifest import Manifest, read_manifest
 from pd_lightning.store.reader import BlockReader
 
 _Number = TypeVar("_Number", int, int | None)
+_GPU_WORKERS = 2
 
 
 class TokenBlocks(LightningDataModule):
@@ -41,7 +42,8 @@ class TokenBlocks(LightningDataModule):
         batch_size: Blocks a device sees at a time.
         val_batch_size: The same in validation. Default: `batch_size`.
         val_path: Another folder to take the validation split from.
-        num_workers: Processes that read and decode, on each rank. 0 reads in the training process.
+        num_workers: Processes that read and decode, on each rank. 0 reads in the training process. Default: 2 where
+            training is on a GPU, which then does not wait for them, else 0.
         seed: Of the order.
         shuffle: Whether each epoch has another order; otherwise it is that of the folder or, in a store recorded while
             the teacher trained, that of the teacher's steps.
@@ -69,7 +71,7 @@ class TokenBlocks(LightningDataModule):
         batch_size: int = 8,
         val_batch_size: int | None = None,
         val_path: str | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         shuffle_window: int = 0,
@@ -258,18 +260,19 @@ class TokenBlocks(LightningDataModule):
     def _loader(self, split: str, order: Order, batch_size: int, position: Callable[[], Position]) -> BlockLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         parts = self._parts[split]
+        workers = (_GPU_WORKERS if on_gpu else 0) if self.num_workers is None else self.num_workers
         return BlockLoader(
             parts[0] if len(parts) == 1 else MixedDataset(parts, self.manifest),
             sampler=BlockSampler(order, batch_size, *self._ranks, position),
             batch_size=None,  # the sampler gives whole batches
             collate_fn=collate,
-            num_workers=self.num_workers,
+            num_workers=workers,
             pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
             # Or each iteration would draw a seed from the global random state, and a resumed run, which iterates
             # once more or less, would see other dropout masks.
             generator=torch.Generator(),
-            persistent_workers=self.num_workers > 0,
-            prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
+            persistent_workers=workers > 0,
+            prefetch_factor=self.prefetch_factor if workers > 0 else None,
         )
 
 

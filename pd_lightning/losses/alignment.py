@@ -111,11 +111,16 @@ def widened(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def divided(values: Tensor, temperature: AnyTemperature) -> Tensor:
-    """Divide values `[n, W]` by a number, or by one of each position, float `[n]`."""
+def divided(values: Tensor, temperature: AnyTemperature, out: Tensor | None = None) -> Tensor:
+    """Divide values `[n, W]` by a number, or by one of each position, float `[n]`; into `out`, if that is given."""
     if isinstance(temperature, Tensor):
-        return values / temperature.unsqueeze(-1)
-    return values if temperature == 1.0 else values / temperature
+        return torch.div(values, temperature.unsqueeze(-1), out=out)
+    return values if out is None and not tempers(temperature) else torch.div(values, temperature, out=out)
+
+
+def tempers(temperature: AnyTemperature) -> bool:
+    """Tell whether dividing by a temperature changes anything; one of each position may."""
+    return isinstance(temperature, Tensor) or temperature != 1.0
 
 
 def _kept(logits: Tensor, targets: SparseTargets) -> KeptLogprobs:
@@ -135,6 +140,4 @@ def _joined(said: KeptLogprobs) -> Tensor:
 
 
 def _tempered(logprobs: Tensor, temperature: AnyTemperature) -> Tensor:
-    if not isinstance(temperature, Tensor) and temperature == 1.0:
-        return logprobs
-    return divided(logprobs, temperature).log_softmax(dim=-1)
+    return divided(logprobs, temperature).log_softmax(dim=-1) if tempers(temperature) else logprobs

@@ -99,6 +99,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any, exact_store:
             shape = {field: value for field, value in shape.items() if field != "model_type"}
             quiet = {"enable_checkpointing": False, "callbacks": [], "enable_model_summary": False}
             one_by_one = {"accumulate_grad_batches": 1, "limit_val_batches": 0, "precision": "32-true"}
+            one_by_one |= {"log_every_n_steps": 1}
             overlay: dict[str, Any] = {
                 "model": {"student": {"init_args": {"config": shape}}},
                 "data": {"init_args": {"path": str(exact_store), "batch_size": 4, "num_workers": 0}},

@@ -181,3 +181,14 @@ def test_ranks_share_validation(make_folder, monkeypatch):
         assert [len(batch["labels"]) for batch in batches] == [2, 1]
         blocks += [int(row[0]) - 1 for batch in batches for row in batch["labels"] if row[0] != -100]
     assert sorted(blocks) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("device", "given", "expected"), [("cpu", None, 0), ("cuda", None, 2), ("cuda", 0, 0)])
+def test_a_gpu_does_not_wait_for_blocks(make_folder, device, given, expected):
+    data = TokenBlocks(str(make_folder("blocks", train=8, val=1)), batch_size=2, num_workers=given)
+    data.setup("fit")
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, distributed_sampler_kwargs=None)
+    loader = data.val_dataloader()
+    assert loader.num_workers == expected
+    assert loader.pin_memory == (device == "cuda")

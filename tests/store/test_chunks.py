@@ -28,27 +28,20 @@ def unfinished(tmp_path, samples):
     return tmp_path
 
 
-def dies_at(call, action):
+@pytest.fixture
+def dies_at(killed):
     """Run `action` in a child that is killed at its `call`-th fsync, between any two steps. False if it got by."""
-    child = os.fork()
-    if child == 0:
-        left, fsync = [call], os.fsync
+
+    def watch(strike):
+        fsync = os.fsync
 
         def deadly(descriptor):
-            left[0] -= 1
-            if left[0] == 0:
-                os._exit(9)
+            strike()
             fsync(descriptor)
 
         os.fsync = deadly
-        try:
-            action()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
+
+    return lambda call, action: killed(call, action, watch)
 
 
 @pytest.mark.parametrize(("blocks", "per_chunk", "expected"), [(0, 3, 0), (1, 3, 1), (3, 3, 1), (7, 3, 3)])
@@ -86,7 +79,7 @@ def test_the_rank_of_the_process_does_not_matter(tmp_path, monkeypatch, samples)
         assert (tmp_path / "ranked" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
-def test_killed_between_any_two_steps_a_chunk_is_whole_or_absent(tmp_path, samples):
+def test_killed_between_any_two_steps_a_chunk_is_whole_or_absent(dies_at, tmp_path, samples):
     split = tmp_path / "train"
     write_chunk(tmp_path / "reference", 0, samples.items("blocks", 0))  # also imports litdata before the forks
     whole = (tmp_path / "reference" / "chunk-000000.bin").read_bytes()
@@ -105,7 +98,7 @@ def test_killed_between_any_two_steps_a_chunk_is_whole_or_absent(tmp_path, sampl
     assert names(split) == ["chunk-000000.bin", "chunk-000000.json"]
 
 
-def test_killed_between_any_two_steps_a_folder_can_be_finished(unfinished, samples):
+def test_killed_between_any_two_steps_a_folder_can_be_finished(dies_at, unfinished, samples):
     samples.chunks(unfinished, "blocks")
     manifest, call = samples.manifest("blocks", unfinished), 1
     while dies_at(call, lambda: finish(unfinished, manifest)):
