@@ -41,7 +41,7 @@ def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any
     """Load a checkpoint of a Trainer, tensors and plain values alone.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a checkpoint that several ranks wrote.
         key: The setting that names it, for messages.
         **options: Passed on to `torch.load`.
 
@@ -54,6 +54,10 @@ def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any
     """
     import torch
 
+    if Path(path).is_dir():
+        from pd_lightning.sharded_checkpoints import read_shards
+
+        return read_shards(Path(path), key=key)
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{key} must be a checkpoint file, got {path}, where there is none. Set {key} to {_WRITTEN}."

@@ -57,7 +57,7 @@ def shard_student(
     options: dict = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(dtype, torch.float32) if dtype else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy(),
     }
     for layer in _layers(model):
         fully_shard(layer, reshard_after_forward=reshard, **options)

@@ -69,4 +69,4 @@ def rescale(gradients: list[Tensor], divided_by: int, num_tokens: Tensor) -> Non
     """
     scale = divided_by / num_tokens.clamp(min=1.0)
     for gradient in gradients:
-        gradient.mul_(scale)
+        gradient.mul_(scale.to(gradient.device))  # those of a student in the host's memory are there

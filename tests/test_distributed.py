@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from pd_lightning.checkpoints import load_checkpoint
+
 SCRIPT = Path(__file__).with_name("gradients_of_a_step.py")
 
 
@@ -47,7 +49,6 @@ def test_ranks_with_two_micro_batches_each_are_one_big_batch(
 
 
 RUN = Path(__file__).with_name("distributed_run.py")
-FSDP2 = '{"save_distributed_checkpoint": false}'
 
 
 @pytest.fixture
@@ -78,18 +79,28 @@ def assert_same_run(one: dict, other: dict, first: int = 0) -> None:
         assert (other["weights"][name] - weight).norm() < 1e-5 * weight.norm(), name
 
 
-def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any, teacher_dir: Path) -> None:
+def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any) -> None:
     """In float64, with clipped gradients, amid an epoch."""
     alone, whole = run(1, "auto")
     assert max(whole["steps"]["grad_norm"]) > 0.5, "nothing was clipped"
-    together, parts = run(2, FSDP2)
-    assert_same_run(whole, parts)
-    (checkpoint, single) = (next(folder.glob("*step=3.ckpt")) for folder in (together, alone))
-    assert_same_run(whole, run(1, "auto", ckpt_path=checkpoint)[1], 3)
-    assert_same_run(whole, run(2, FSDP2, ckpt_path=single)[1], 3)
-    # Students alone: as many bytes as one rank's, and no name of a teacher.
-    saved = [torch.load(path, weights_only=True) for path in (checkpoint, single)]
-    assert saved[0]["state_dict"].keys() == saved[1]["state_dict"].keys()
-    assert not [name for name in saved[0]["state_dict"] if not name.startswith("student.")]
-    sizes = [sum(tensor.nbytes for tensor in one["state_dict"].values()) for one in saved]
-    assert sizes[0] == sizes[1]
+    found = {}
+    for settings in ({}, {"save_distributed_checkpoint": True}):
+        together, parts = run(2, json.dumps(settings))
+        assert_same_run(whole, parts)
+        found[bool(settings)] = next(together.glob("*step=3.ckpt"))
+        assert_same_run(whole, run(1, "auto", ckpt_path=found[bool(settings)])[1], 3)
+    single = next(alone.glob("*step=3.ckpt"))
+    for checkpoint in (single, found[True]):
+        assert_same_run(whole, run(2, "{}", ckpt_path=checkpoint)[1], 3)
+    # Three ways to write, one checkpoint: as many bytes, and no name of a teacher.
+    one, other, shards = (load_checkpoint(path, "x") for path in (single, found[False], found[True]))
+    assert shapes(one) == shapes(other) == shapes(shards)
+    assert not [name for name in one["state_dict"] if not name.startswith("student.")]
+
+
+def shapes(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """All tensors by name, and which parameters make up the groups of the optimizer."""
+    (optimizer,) = checkpoint["optimizer_states"]
+    states = {f"{number} {key}": value for number, entries in optimizer["state"].items() for key, value in entries.items()}
+    found = {name: (value.shape, value.dtype) for name, value in {**checkpoint["state_dict"], **states}.items()}
+    return {**found, "groups": [group["params"] for group in optimizer["param_groups"]]}
