@@ -1,6 +1,7 @@
 """The LightningModule of pre-training distillation."""
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ from pd_lightning.surroundings import (
     is_logged,
     keep_targets_exact,
     look_around,
-    student_defaults,
+    make_student,
     warn_of_no_effect,
 )
 from pd_lightning.targets import Kind, Targets
@@ -125,22 +126,15 @@ class DistillationModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Make the student's weights, once, and get the teacher ready for it."""
-        if self.student is None:
-            assert self.recipe is not None
-            defaults = student_defaults(self.trainer) if self._trainer is not None else {}
-            # Its own random numbers: students of one seed start alike, whatever was drawn before.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                self.student = self.recipe.build(defaults)
-        if self._trainer is not None:
-            if isinstance(self.trainer.strategy, FSDP2Strategy):
-                self.trainer.strategy.shard(self.student, str(self.trainer.precision))
-            surroundings = look_around(self.trainer, self.student)
-            if self.recipe is not None:
-                self.recipe.check(surroundings.tokenizer_dir)
-            for teacher in self._teachers:
-                teacher.setup(surroundings)
-            self._fit_objective()
+        strategy = None if self._trainer is None else self.trainer.strategy
+        sharding = strategy if isinstance(strategy, FSDP2Strategy) else None
+        with nullcontext() if sharding is None else sharding.in_turn():
+            if self.student is None:
+                self.student = make_student(self.recipe, self.seed, self._trainer)
+            if self._trainer is not None:
+                self._meet_teachers()
+            if sharding is not None:
+                sharding.shard(self.student, str(self.trainer.precision))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Give the student's logits, float `[B, T, V]`, of token ids and maybe positions, int64 `[B, T]`."""
@@ -266,8 +260,13 @@ class DistillationModule(pl.LightningModule):
     def _teachers(self) -> list[Teacher]:
         return [self.teacher] if self.val_teacher is None else [self.teacher, self.val_teacher]
 
-    def _fit_objective(self) -> None:
-        """Check the objective against the targets of teachers that are set up now."""
+    def _meet_teachers(self) -> None:
+        """Set the teachers up, and check student and objective against data and targets."""
+        surroundings = look_around(self.trainer, self._student)
+        if self.recipe is not None:
+            self.recipe.check(surroundings.tokenizer_dir)
+        for teacher in self._teachers:
+            teacher.setup(surroundings)
         shared = [teacher.shared_vocab_size for teacher in self._teachers if teacher.shared_vocab_size is not None]
         if shared:
             self.objective.share_vocabulary(min(shared))

@@ -11,15 +11,17 @@ PyTorch's distributed checkpoints keep their index as a pickle, but for its safe
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
@@ -47,7 +49,9 @@ def whole(value: Any) -> Any:
         return [whole(entry) for entry in value]
     if not isinstance(value, Tensor):
         return value
-    tensor = value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+    tensor = value.detach()
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
     return tensor.cpu() if distributed.get_rank() == 0 else tensor.new_empty(0)
 
 
@@ -65,7 +69,7 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
     distributed.barrier()
     tensors, rest = _split(checkpoint)
     writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    dcp.save(tensors, storage_writer=writer)
+    save(_apart(tensors), storage_writer=writer)
     if rank == 0:
         save_checkpoint(rest, temporary / REST)
     own = [*temporary.glob(f"shard-{rank + 1:05d}-*"), *([temporary / REST] if rank == 0 else [])]
@@ -77,11 +81,11 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
     distributed.barrier()
 
 
-def read_on_first_rank(load: Callable[[], dict[str, Any]], like: Like) -> dict[str, Any]:
+def read_on_first_rank(read: Callable[[], dict[str, Any]], like: Like) -> dict[str, Any]:
     """Read a checkpoint that is a file, and spread it; all ranks must take part.
 
     Args:
-        load: Reads it; called on the first rank alone.
+        read: Reads it; called on the first rank alone.
         like: Gives the tensor that one of the checkpoint is spread like, by its name, or None for one that is whole on
             each rank.
 
@@ -96,7 +100,7 @@ def read_on_first_rank(load: Callable[[], dict[str, Any]], like: Like) -> dict[s
     told: list[Any] = [None]
     if distributed.get_rank() == 0:
         try:
-            tensors, rest = _split(load())
+            tensors, rest = _split(read())
             told = [(rest, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})]
         except (ValueError, FileNotFoundError) as error:
             told = [error]
@@ -133,7 +137,9 @@ def read_shards(path: Path, like: Like = lambda name: None, key: str = "--ckpt_p
             tensors[name] = torch.empty(entry.size, dtype=dtype)
         else:
             tensors[name] = torch.empty_like(pattern, dtype=dtype)
-    dcp.load(dict(tensors), storage_reader=reader, no_dist=not distributed.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        load(dict(tensors), storage_reader=reader, no_dist=not distributed.is_initialized())
     return _join(tensors, load_checkpoint(path / REST, key))
 
 
@@ -208,8 +214,19 @@ def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any
         tensors |= {name: value for name, value in values.items() if isinstance(value, Tensor)}
         plain = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         rest[_OPTIMIZERS].append({**optimizer, _STATE: plain})
-    # Tied weights have two names and one storage, of which safetensors makes an error.
-    return {name: tensor.detach() for name, tensor in tensors.items()}, rest
+    return tensors, rest
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what has its memory in common with another tensor, as tied weights do: safetensors refuses it."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        local = tensor.detach()
+        place = (local.to_local() if isinstance(local, DTensor) else local).data_ptr()
+        apart[name] = local.clone() if place in seen else local
+        seen.add(place)
+    return apart
 
 
 def _flat(state: dict[int, dict[str, Any]], prefix: str) -> Iterator[tuple[str, Any]]:

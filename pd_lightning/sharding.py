@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -16,6 +15,7 @@ from torch.distributed.fsdp import (
 )
 
 from pd_lightning.language_model import LanguageModel
+from pd_lightning.layers import layers
 
 
 def shard_frozen(model: LanguageModel, mesh: DeviceMesh) -> None:
@@ -30,7 +30,7 @@ def shard_frozen(model: LanguageModel, mesh: DeviceMesh) -> None:
         mesh: Of any dimensions.
     """
     mesh = DeviceMesh(mesh.device_type, mesh.mesh.flatten())
-    for layer in _layers(model):
+    for layer in layers(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     register_fsdp_forward_method(model, "hidden")
@@ -54,22 +54,13 @@ def shard_student(
         reshard: Whether layers are dropped after the forward pass, and gathered again in the backward pass.
         offload: Whether weights and optimizer states lie in the host's memory.
     """
-    options: dict = {
+    options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(dtype, torch.float32) if dtype else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy(),
     }
-    for layer in _layers(model):
+    for layer in layers(model):
         fully_shard(layer, reshard_after_forward=reshard, **options)
     fully_shard(model, reshard_after_forward=False, **options)
     for method in ("hidden", "compute"):
         register_fsdp_forward_method(model, method)
-
-
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of a model's outermost lists of modules: its decoder layers."""
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
-        else:
-            yield from _layers(child)

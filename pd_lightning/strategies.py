@@ -2,17 +2,17 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -37,7 +37,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         cpu_offload: Whether weights and optimizer states lie in the host's memory.
         save_distributed_checkpoint: Whether each rank writes its share: a checkpoint is then a folder, in a file system
             that all ranks see. By default it is a single file, which the first rank writes.
-        timeout: Time after which a rank that waits for another gives up.
+        timeout: Time after which a rank that waits for another gives up, `00:30:00` say. Default: PyTorch's.
+        load_in_turn: Whether the ranks of a node make and load models one after another: the host then holds one whole
+            model at a time, not one of each rank.
 
     Raises:
         ValueError: If the number of devices is no multiple of `replicas`.
@@ -49,13 +51,17 @@ class FSDP2Strategy(ModelParallelStrategy):
         reshard_after_forward: bool = True,
         cpu_offload: bool = False,
         save_distributed_checkpoint: bool = False,
-        timeout: timedelta = default_pg_timeout,
+        timeout: timedelta | None = None,
+        load_in_turn: bool = False,
     ) -> None:
         # Lightning's default puts the devices of a node into tensor parallelism, where nobody would sum gradients.
-        super().__init__("auto", 1, save_distributed_checkpoint, timeout=timeout)
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        super().__init__("auto", 1, save_distributed_checkpoint, **options)
         self.replicas = replicas
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
+        self.load_in_turn = load_in_turn
+        self._student_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
         """Put all devices into data parallelism."""
@@ -67,19 +73,31 @@ class FSDP2Strategy(ModelParallelStrategy):
             )
         self._data_parallel_size = world_size
         super().setup_environment()
+        self._student_mesh = self.device_mesh["data_parallel"]
+        if self.replicas > 1:
+            shape = (self.replicas, world_size // self.replicas)
+            self._student_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let the ranks of a node do something one after another, if so it was asked; without collectives in it."""
+        for rank in range(self.num_processes if self.load_in_turn else 1):
+            if not self.load_in_turn or rank == self.local_rank:
+                yield
+            if self.load_in_turn:
+                self.barrier("in turn")
 
     def shard(self, student: LanguageModel, precision: str) -> None:
-        """Spread a student over the devices.
+        """Spread a student over the devices; one that is spread stays so.
 
         Args:
             student: The student, in place.
             precision: That of the Trainer.
         """
-        mesh = self.device_mesh["data_parallel"]
-        if self.replicas > 1:
-            shape = (self.replicas, mesh.size() // self.replicas)
-            mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
-        shard_student(student, mesh, _COMPUTE.get(precision), self.reshard_after_forward, self.cpu_offload)
+        assert self._student_mesh is not None
+        if not any(isinstance(parameter, DTensor) for parameter in student.parameters()):
+            compute = _COMPUTE.get(precision)
+            shard_student(student, self._student_mesh, compute, self.reshard_after_forward, self.cpu_offload)
 
     def model_to_device(self) -> None:
         """Move what is not spread over devices; weights of a student in the host's memory stay there."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
+from pd_lightning.layers import hf_layers
 from pd_lightning.tokenizers import check_same_tokenizer
 
 
@@ -102,7 +103,9 @@ class HFStudent(Student):
         if self.activation_checkpointing:
             _checkpoint_activations(model)
         student = LanguageModel(model)
-        for part in _parts(student) if self.compile else []:
+        # Not the body where there are layers: while it is traced, transformers makes an explicit mask in place of
+        # sdpa's causal flag, which keeps attention from the flash kernel.
+        for part in (hf_layers(student) or [student.body]) if self.compile else []:
             # Sizes are symbols from the start: which graph a batch gets is then no matter of the shapes before it, and
             # a resumed run rounds as the run did.
             part.compile(dynamic=True)
@@ -126,15 +129,6 @@ class HFStudent(Student):
         )
         # transformers gives pretrained models in evaluation mode, without dropout.
         return model.train()
-
-
-def _parts(student: LanguageModel) -> list[nn.Module]:
-    """Give what is compiled: layers, which share a graph, or the body of a model without transformers' layers."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    # Not the body where there are layers: while it is traced, transformers makes an explicit mask in place of sdpa's
-    # causal flag, which keeps attention from the flash kernel.
-    return [part for part in student.modules() if isinstance(part, GradientCheckpointingLayer)] or [student.body]
 
 
 def _checkpoint_activations(model: Any) -> None:

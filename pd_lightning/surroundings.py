@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.strategies import FSDP2Strategy
+from pd_lightning.students import Student
 from pd_lightning.teachers import Surroundings
+
+
+def make_student(recipe: Student | None, seed: int, trainer: pl.Trainer | None) -> LanguageModel:
+    """Make a student's weights.
+
+    Args:
+        recipe: Describes the student.
+        seed: Its weights are drawn from; students of one seed start alike, whatever was drawn before.
+        trainer: Tells of the data, which know a part of its configuration.
+    """
+    assert recipe is not None, "a student that is no recipe is there already"
+    defaults = {} if trainer is None else student_defaults(trainer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return recipe.build(defaults)
 
 
 def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:

@@ -30,33 +30,55 @@ class Notes(pl.Callback):
     def __init__(self) -> None:
         self.steps: dict[str, list[float]] = {"loss": [], "grad_norm": []}
 
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.done = trainer.global_step
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        for name, values in self.steps.items():
-            values.append(float(trainer.callback_metrics[f"train/{name}"]))
+        if trainer.global_step > self.done:  # the last micro-batch of a step
+            self.done = trainer.global_step
+            for name, values in self.steps.items():
+                values.append(float(trainer.callback_metrics[f"train/{name}"]))
 
 
 def main(
-    teacher: str, blocks: str, folder: str, devices: int, strategy: str, steps: int, ckpt_path: str | None
+    teacher: str,
+    blocks: str,
+    folder: str,
+    devices: int,
+    strategy: str,
+    ckpt_path: str | None = None,
+    steps: int = 20,
+    config: dict[str, Any] | None = None,
+    micro_batches: int = 1,
+    **options: Any,
 ) -> None:
-    notes, module = Notes(), DistillationModule(HFStudent(config=STUDENT), FrozenTeacher(teacher), lr=Constant(1e-2))
+    Path(folder).mkdir(exist_ok=True)
+    student = HFStudent(config={**STUDENT, **(config or {})}, **options)
+    notes, module = Notes(), DistillationModule(student, FrozenTeacher(teacher), lr=Constant(1e-2))
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
         strategy=strategy_of(strategy),
         plugins=[DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2
         max_steps=steps,
+        accumulate_grad_batches=micro_batches,
         log_every_n_steps=1,
         gradient_clip_val=0.5,
         limit_val_batches=0,
         use_distributed_sampler=False,
-        callbacks=[notes, ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)],
+        callbacks=[notes, ModelCheckpoint(folder, "{step}", every_n_train_steps=13, save_top_k=-1)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.strategy.checkpoint_io = RunCheckpoints()
-    trainer.fit(module, TokenBlocks(blocks, batch_size=4 // devices), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(
+        module,
+        TokenBlocks(blocks, batch_size=8 // devices // micro_batches, max_train_blocks=72),
+        ckpt_path=ckpt_path,
+        weights_only=True,
+    )
     named = {name: p.detach() for name, p in module.named_parameters()}
     weights = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in named.items()}
     if trainer.is_global_zero:

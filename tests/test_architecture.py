@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
     "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
-    "language_model": {"isolation", "language_model", "router_loss"},
+    "checkpoints": {"checkpoints", "sharded_checkpoints"},
+    "language_model": {"isolation", "language_model", "layers", "router_loss"},
     "module": {
         "checkpoint_state",
         "draws",
@@ -26,6 +27,7 @@ GROUPS = {
         "muon",
         "optimization",
         "speed",
+        "strategies",
         "surroundings",
         "totals",
     },
@@ -68,6 +70,7 @@ ARROWS = {
     "targets": set(),
     "schedules": set(),
     "language_model": {"targets"},
+    "sharding": {"language_model"},
     "tokenizers": set(),
     "students": {"language_model", "tokenizers"},
     "teachers": {"checkpoints", "language_model", "sharding", "targets", "tokenizers"},
@@ -77,11 +80,13 @@ ARROWS = {
     "weightings": set(),
     "objective": {"context", "losses", "schedules", "targets", "transforms", "weightings"},
     "module": {
+        "checkpoints",
         "context",
         "language_model",
         "losses",
         "objective",
         "schedules",
+        "sharding",
         "students",
         "targets",
         "teachers",

@@ -53,19 +53,14 @@ RUN = Path(__file__).with_name("distributed_run.py")
 
 @pytest.fixture
 def run(teacher_dir: Path, blocks: Path, tmp_path: Path) -> Any:
-    def train(devices: int, strategy: str, steps: int = 6, ckpt_path: Path | None = None) -> tuple[Path, dict]:
+    """Trains on some ranks; gives the folder of checkpoints, and what was logged and learnt."""
+
+    def train(devices: int, strategy: str = "auto", **settings: Any) -> tuple[Path, dict]:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
-        settings = {
-            "teacher": str(teacher_dir),
-            "blocks": str(blocks),
-            "folder": str(folder),
-            "devices": devices,
-            "strategy": strategy,
-            "steps": steps,
-            "ckpt_path": None if ckpt_path is None else str(ckpt_path),
-        }
+        settings |= {"devices": devices, "strategy": strategy, "folder": str(folder)}
+        settings |= {"teacher": str(teacher_dir), "blocks": str(blocks)}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "3"}
-        command = [sys.executable, str(RUN), json.dumps(settings)]
+        command = [sys.executable, str(RUN), json.dumps(settings, default=str)]
         subprocess.run(command, check=True, timeout=300, env=environment)
         return folder, torch.load(folder / "end.pt", weights_only=True)
 
@@ -81,17 +76,19 @@ def assert_same_run(one: dict, other: dict, first: int = 0) -> None:
 
 def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any) -> None:
     """In float64, with clipped gradients, amid an epoch."""
-    alone, whole = run(1, "auto")
+    alone, whole = run(1)
+    assert len(whole["steps"]["loss"]) == 20
     assert max(whole["steps"]["grad_norm"]) > 0.5, "nothing was clipped"
+    assert_same_run(whole, run(2, "ddp")[1])
     found = {}
     for settings in ({}, {"save_distributed_checkpoint": True}):
         together, parts = run(2, json.dumps(settings))
         assert_same_run(whole, parts)
-        found[bool(settings)] = next(together.glob("*step=3.ckpt"))
-        assert_same_run(whole, run(1, "auto", ckpt_path=found[bool(settings)])[1], 3)
-    single = next(alone.glob("*step=3.ckpt"))
+        found[bool(settings)] = next(together.glob("*step=13.ckpt"))
+        assert_same_run(whole, run(1, ckpt_path=found[bool(settings)])[1], 13)
+    single = next(alone.glob("*step=13.ckpt"))
     for checkpoint in (single, found[True]):
-        assert_same_run(whole, run(2, "{}", ckpt_path=checkpoint)[1], 3)
+        assert_same_run(whole, run(2, "{}", ckpt_path=checkpoint)[1], 13)
     # Three ways to write, one checkpoint: as many bytes, and no name of a teacher.
     one, other, shards = (load_checkpoint(path, "x") for path in (single, found[False], found[True]))
     assert shapes(one) == shapes(other) == shapes(shards)
@@ -101,6 +98,32 @@ def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any)
 def shapes(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """All tensors by name, and which parameters make up the groups of the optimizer."""
     (optimizer,) = checkpoint["optimizer_states"]
-    states = {f"{number} {key}": value for number, entries in optimizer["state"].items() for key, value in entries.items()}
+    states = {
+        f"{number} {key}": value for number, entries in optimizer["state"].items() for key, value in entries.items()
+    }
     found = {name: (value.shape, value.dtype) for name, value in {**checkpoint["state_dict"], **states}.items()}
     return {**found, "groups": [group["params"] for group in optimizer["param_groups"]]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "strategy"),
+    [
+        ({}, {"replicas": 2}),
+        ({"config": {"tie_word_embeddings": True}}, {}),
+        ({"config": {"hidden_size": 36, "intermediate_size": 50, "vocab_size": 301}}, {"reshard_after_forward": False}),
+        ({"activation_checkpointing": True}, {}),
+        ({"micro_batches": 2}, {"cpu_offload": True, "load_in_turn": True}),
+    ],
+    ids=["hybrid", "tied", "uneven", "activations", "offload"],
+)
+def test_four_ranks(run: Any, settings: dict[str, Any], strategy: dict[str, Any]) -> None:
+    """With a share of each rank in checkpoints, which go on on one, two and four."""
+    alone, whole = run(1, **settings)
+    together, parts = run(4, json.dumps({**strategy, "save_distributed_checkpoint": True}), **settings)
+    assert_same_run(whole, parts)
+    checkpoint = next(together.glob("*step=13.ckpt"))
+    assert shapes(load_checkpoint(next(alone.glob("*step=13.ckpt")), "x")) == shapes(load_checkpoint(checkpoint, "x"))
+    for devices in (1, 2, 4):
+        chosen = "auto" if devices == 1 else json.dumps(strategy)
+        assert_same_run(whole, run(devices, chosen, ckpt_path=checkpoint, **settings)[1], 13)
