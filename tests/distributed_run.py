@@ -15,17 +15,20 @@ from gradients_of_a_step import STUDENT, strategy_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import DoublePrecision
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
+from pd_lightning.callbacks import LogitsRecorder
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
 from pd_lightning.runs import RunCheckpoints
 from pd_lightning.schedules import Constant
+from pd_lightning.selection import Selection
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher
 
 
 class Notes(pl.Callback):
-    """Keeps the loss and the norm of the gradients of each step."""
+    """Keeps the loss and the norm of the gradients of each step, and at the end what was held."""
 
     def __init__(self) -> None:
         self.steps: dict[str, list[float]] = {"loss": [], "grad_norm": []}
@@ -33,11 +36,26 @@ class Notes(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.done = trainer.global_step
 
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.bytes = sizes(trainer)
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step > self.done:  # the last micro-batch of a step
             self.done = trainer.global_step
             for name, values in self.steps.items():
                 values.append(float(trainer.callback_metrics[f"train/{name}"]))
+
+
+def sizes(trainer: pl.Trainer) -> dict[str, int]:
+    """Bytes, over all ranks, of what is trained, of optimizer states, and of what DDP sums."""
+    states = [value for state in trainer.optimizers[0].state.values() for value in state.values()]
+    wrapped: Any = trainer.strategy.model
+    summed = wrapped._get_ddp_logging_data() if isinstance(wrapped, DistributedDataParallel) else {}
+    return {
+        "parameters": sum(p.numel() * p.itemsize for p in wrapped.parameters()),
+        "states": sum(value.numel() * value.itemsize for value in states),
+        "buckets": sum(int(size) for size in str(summed.get("bucket_sizes", "0")).split(",")),
+    }
 
 
 def main(
@@ -50,11 +68,13 @@ def main(
     steps: int = 20,
     config: dict[str, Any] | None = None,
     micro_batches: int = 1,
+    store: str | None = None,
     **options: Any,
 ) -> None:
     Path(folder).mkdir(exist_ok=True)
     student = HFStudent(config={**STUDENT, **(config or {})}, **options)
     notes, module = Notes(), DistillationModule(student, FrozenTeacher(teacher), lr=Constant(1e-2))
+    recorders = [LogitsRecorder(store, selection=Selection(1.0, 5), blocks_per_chunk=4)] if store else []
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -66,7 +86,7 @@ def main(
         gradient_clip_val=0.5,
         limit_val_batches=0,
         use_distributed_sampler=False,
-        callbacks=[notes, ModelCheckpoint(folder, "{step}", every_n_train_steps=13, save_top_k=-1)],
+        callbacks=[notes, *recorders, ModelCheckpoint(folder, "{step}", every_n_train_steps=13, save_top_k=-1)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -82,7 +102,7 @@ def main(
     named = {name: p.detach() for name, p in module.named_parameters()}
     weights = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in named.items()}
     if trainer.is_global_zero:
-        torch.save({"steps": notes.steps, "weights": weights}, Path(folder) / "end.pt")
+        torch.save({"steps": notes.steps, "weights": weights, "bytes": notes.bytes}, Path(folder) / "end.pt")
 
 
 if __name__ == "__main__":

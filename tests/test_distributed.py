@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pd_lightning.checkpoints import load_checkpoint
+from pd_lightning.store.reader import BlockReader
+from pd_lightning.store.verification import verify_folder
 
 SCRIPT = Path(__file__).with_name("gradients_of_a_step.py")
 
@@ -28,7 +31,7 @@ def step(
     [
         ("ddp", 2),
         ("{}", 2),
-        ('{"reshard_after_forward": false}', 2),
+        pytest.param('{"reshard_after_forward": false}', 2, marks=pytest.mark.slow),
         pytest.param('{"replicas": 2}', 4, marks=pytest.mark.slow),
     ],
     ids=["ddp", "fsdp2", "fsdp2, kept", "hybrid"],
@@ -79,7 +82,8 @@ def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any)
     alone, whole = run(1)
     assert len(whole["steps"]["loss"]) == 20
     assert max(whole["steps"]["grad_norm"]) > 0.5, "nothing was clipped"
-    assert_same_run(whole, run(2, "ddp")[1])
+    ddp = run(2, "ddp")[1]
+    assert_same_run(whole, ddp)
     found = {}
     for settings in ({}, {"save_distributed_checkpoint": True}):
         together, parts = run(2, json.dumps(settings))
@@ -89,10 +93,32 @@ def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any)
     single = next(alone.glob("*step=13.ckpt"))
     for checkpoint in (single, found[True]):
         assert_same_run(whole, run(2, "{}", ckpt_path=checkpoint)[1], 13)
-    # Three ways to write, one checkpoint: as many bytes, and no name of a teacher.
+    # Three ways to write, one checkpoint; and the student alone in it, in the optimizer and in DDP's buckets.
     one, other, shards = (load_checkpoint(path, "x") for path in (single, found[False], found[True]))
     assert shapes(one) == shapes(other) == shapes(shards)
     assert not [name for name in one["state_dict"] if not name.startswith("student.")]
+    size = sum(tensor.nbytes for tensor in one["state_dict"].values())
+    steps = 4 * len(one["optimizer_states"][0]["state"])
+    for held, buckets in ((ddp["bytes"], size), (whole["bytes"], 0), (parts["bytes"], 0)):
+        assert held == {"parameters": size, "states": 2 * size + steps, "buckets": buckets}
+
+
+@pytest.mark.slow
+def test_a_sharded_student_records_itself(run: Any, tmp_path: Path) -> None:
+    """What two ranks store of a student in training is the same with whole weights and with spread ones."""
+    stores = []
+    for strategy in ("ddp", "{}"):
+        store = tmp_path / f"store-{len(stores)}"
+        run(2, strategy, steps=3, store=str(store))
+        assert verify_folder(store) == []
+        reader = BlockReader(store, "train")
+        items = [reader[index] for index in range(len(reader))]
+        stores.append(sorted(items, key=lambda item: (item["teacher_step"].tolist(), item["block"].tolist())))
+    assert len(stores[0]) == 24
+    for one, other in zip(*stores, strict=True):
+        for name in ("block", "ids", "counts"):
+            np.testing.assert_array_equal(one[name], other[name])
+        np.testing.assert_allclose(one["logprobs"], other["logprobs"], atol=2e-3)  # float16 of equal float64
 
 
 def shapes(checkpoint: dict[str, Any]) -> dict[str, Any]:
