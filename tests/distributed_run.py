@@ -69,6 +69,7 @@ def main(
     config: dict[str, Any] | None = None,
     micro_batches: int = 1,
     store: str | None = None,
+    precision: str | None = None,
     **options: Any,
 ) -> None:
     Path(folder).mkdir(exist_ok=True)
@@ -79,7 +80,8 @@ def main(
         accelerator="cpu",
         devices=devices,
         strategy=strategy_of(strategy),
-        plugins=[DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2
+        precision=precision,
+        plugins=None if precision else [DoublePrecision()],  # Lightning refuses 64-true by name with FSDP2
         max_steps=steps,
         accumulate_grad_batches=micro_batches,
         log_every_n_steps=1,

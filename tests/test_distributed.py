@@ -104,6 +104,16 @@ def test_a_sharded_run_is_the_run_and_goes_on_on_any_number_of_devices(run: Any)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision(run: Any, precision: str) -> None:
+    """Layers compute in bfloat16, gradients are summed in float32 where the weights are that."""
+    one, other = (run(devices, name, steps=6, precision=precision)[1] for devices, name in ((1, "auto"), (2, "{}")))
+    assert other["steps"]["loss"] == pytest.approx(one["steps"]["loss"], rel=1e-2)
+    dtype = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
+    assert {weight.dtype for weight in other["weights"].values()} == {dtype}
+
+
+@pytest.mark.slow
 def test_a_sharded_student_records_itself(run: Any, tmp_path: Path) -> None:
     """What two ranks store of a student in training is the same with whole weights and with spread ones."""
     stores = []

@@ -25,8 +25,8 @@ class FrozenTeacher(Teacher):
         model: Folder or hub name of a Hugging Face causal model, or any `nn.Module` from token ids `[B, T]` to logits
             `[B, T, V]`.
         dtype: Data type that it computes in; `auto` for the one that its weights are stored in.
-        device: Where it computes, whole; by default the student's device, or sharded over all ranks where the strategy
-            shards (ModelParallelStrategy).
+        device: Where it computes, whole; by default the student's device, or spread over all ranks where the strategy
+            shards (FSDP2Strategy).
         revision: Branch, tag or commit of a model from the hub.
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
     """
