@@ -99,7 +99,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
     """Refuse what is accepted elsewhere and would go wrong here without a word.
 
     Raises:
-        ValueError: For float16, and for strategies that shard the model.
+        ValueError: For float16, and for strategies that shard the model in a way of their own.
     """
     if trainer.precision in ("16-mixed", "16-true"):
         raise ValueError(

@@ -514,7 +514,7 @@ def test_end_of_text_is_learnt_like_any_token(student: HFStudent, blocks: Path) 
         ({"precision": "16-true"}, "trainer.precision must not be float16"),
         (
             {"strategy": ModelParallelStrategy()},
-            "must keep the student whole on each device",
+            "must be one that knows the student, got ModelParallelStrategy. Set trainer.strategy to",
         ),
     ],
 )

@@ -291,7 +291,7 @@ def sharded(data_parallel_size: int, tensor_parallel_size: int) -> dict[str, Any
     return {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy", "init_args": sizes}
 
 
-SHARDED = sharded(2, 1)
+SHARDED = {"class_path": "pd_lightning.strategies.FSDP2Strategy"}
 
 
 def start(folder: Path, store: Path, settings: dict[str, Any], **trainer: Any) -> subprocess.Popen:
