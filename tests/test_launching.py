@@ -1,6 +1,8 @@
 """The overlays of configs/strategy on two ranks, by each of the launchers that docs/scale.md names."""
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import yaml
 
 from pd_lightning.checkpoints import load_checkpoint
 from pd_lightning.cli import main
+from pd_lightning.strategies import FSDP2Strategy
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable, "-m"]
@@ -92,6 +95,14 @@ def test_a_run_on_two_ranks_is_judged_and_exported_on_one(
     assert main(["validate", *judged, "--ckpt_path", "last"]) == 0
     last = [row["val/lm_loss"] for row in logged if row.get("val/lm_loss")][-1]
     assert f"{float(last):.4f}" in capsys.readouterr().out
+
+
+def test_the_page_tells_of_every_overlay_and_setting() -> None:
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    for file in (ROOT / "configs/strategy").glob("*.yaml"):
+        assert f"| `configs/strategy/{file.name}`" in page
+    told = page.partition("FSDP2Strategy`, all under")[2].partition("What is wrapped")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)) == {*inspect.signature(FSDP2Strategy).parameters}
 
 
 def test_ddp_and_shards_of_each_rank(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,11 @@ def test_the_line_does_what_the_file_does(file: str, line: str) -> None:
 def test_every_preset_is_named() -> None:
     named = {f"configs/paper/{file}" for file, _ in ROWS}
     named |= {f"configs/recipes/{name}" for name in re.findall(r"^\| `(\w+\.yaml)` \| [^|]+ \|$", PAGE, re.MULTILINE)}
-    presets = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml") if "demo" not in path.parts}
+    presets = {
+        str(path.relative_to(ROOT))
+        for name in ("paper", "recipes")
+        for path in (ROOT / "configs" / name).rglob("*.yaml")
+    }
     over_others = {f"configs/paper/{name}.yaml" for name in ("base", "record", "tokenize", "teacher/9b", "teacher/32b")}
     assert named == presets - over_others
     for file in over_others:
