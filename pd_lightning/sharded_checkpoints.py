@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -26,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
 from pd_lightning.store.checksums import CHECKSUMS_FILE, checksums_json, digest_file, inside, read_checksums
-from pd_lightning.store.durable import TEMPORARY, sync, write_durably
+from pd_lightning.store.durable import TEMPORARY, disk_full_explained, sync, write_durably
 
 REST = "rest.ckpt"
 _WEIGHTS, _OPTIMIZERS, _STATE = "state_dict", "optimizer_states", "state"
@@ -61,6 +62,10 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
     Args:
         checkpoint: Of a Trainer; tensors of `state_dict` and `optimizer_states` may be spread over ranks.
         path: The folder, which replaces what has that name.
+
+    Raises:
+        OSError: On all ranks, if one can't write, for want of space say; what had the name stays.
+        ValueError: If the ranks don't see the same folder.
     """
     rank, temporary = distributed.get_rank(), path.with_name(f"{TEMPORARY}{path.name}")
     if rank == 0:
@@ -68,15 +73,26 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
         temporary.mkdir(parents=True)
     distributed.barrier()
     tensors, rest = _split(checkpoint)
-    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    save(_apart(tensors), storage_writer=writer)
+    remedy = "Earlier checkpoints stay. Free some space, then go on with the same command and --ckpt_path auto."
+    with disk_full_explained(f"the checkpoint {path}", lambda: remedy):
+        _save(_apart(tensors), temporary)
     if rank == 0:
         save_checkpoint(rest, temporary / REST)
     own = [*temporary.glob(f"shard-{rank + 1:05d}-*"), *([temporary / REST] if rank == 0 else [])]
     digests: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(digests, {file.name: digest_file(file) for file in own})
+    files = {name: digest for part in digests for name, digest in part.items()}
     if rank == 0:
-        write_durably(temporary / CHECKSUMS_FILE, checksums_json({k: v for part in digests for k, v in part.items()}))
+        write_durably(temporary / CHECKSUMS_FILE, checksums_json(files))
+    distributed.barrier()
+    if not all((temporary / name).is_file() for name in (*files, CHECKSUMS_FILE)):
+        raise ValueError(
+            f"The folder of checkpoints must be the same on all ranks, got {path.parent}, where rank {rank} doesn't "
+            "see what others wrote. Set trainer.default_root_dir to a folder in a file system that all nodes share, or "
+            "trainer.strategy.init_args.save_distributed_checkpoint to false."
+        )
+    distributed.barrier()
+    if rank == 0:
         _replace(temporary, path)
     distributed.barrier()
 
@@ -161,6 +177,14 @@ def check_shards(path: Path, key: str = "--ckpt_path") -> None:
             f"{key} must be a whole checkpoint, got {path}, {found}. Set {key} to another checkpoint of the run, or "
             "remove the folder."
         )
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
+        failures = [failure for failure, _ in error.failures.values()]
+        raise next((failure for failure in failures if isinstance(failure, OSError)), error) from error
 
 
 def _damage(path: Path, rank: int, ranks: int) -> str | None:
