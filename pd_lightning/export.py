@@ -29,7 +29,7 @@ def export(
     that is no Hugging Face model becomes safetensors and YAML, and `pd_lightning.export.load_student` loads it.
 
     Args:
-        ckpt_path: Checkpoint file of a `pd-lightning fit` run, runs/demo/lm/checkpoints/last.ckpt say.
+        ckpt_path: Checkpoint of a `pd-lightning fit` run, a file or a folder, runs/demo/lm/checkpoints/last.ckpt say.
         output_dir: Folder to write; it must not exist yet.
         tokenizer: Folder or hub name of the tokenizer to put beside the weights; by default the one of the data that
             the student was trained on.
@@ -65,7 +65,12 @@ def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no such checkpoint.
     """
-    checkpoint = load_checkpoint(ckpt_path, "--ckpt_path", map_location="cpu", mmap=True)
+    from pd_lightning.sharded_checkpoints import read_shards
+
+    if Path(ckpt_path).is_dir():
+        checkpoint = read_shards(Path(ckpt_path), optimizers=False)
+    else:
+        checkpoint = load_checkpoint(ckpt_path, "--ckpt_path", map_location="cpu", mmap=True)
     if "pd_lightning" not in checkpoint:
         raise ValueError(
             f"--ckpt_path must be a checkpoint of DistillationModule, got {ckpt_path}, which is another module's. "

@@ -97,13 +97,14 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
     distributed.barrier()
 
 
-def read_on_first_rank(read: Callable[[], dict[str, Any]], like: Like) -> dict[str, Any]:
+def read_on_first_rank(read: Callable[[], dict[str, Any]], like: Like, optimizers: bool) -> dict[str, Any]:
     """Read a checkpoint that is a file, and spread it; all ranks must take part.
 
     Args:
         read: Reads it; called on the first rank alone.
         like: Gives the tensor that one of the checkpoint is spread like, by its name, or None for one that is whole on
             each rank.
+        optimizers: Whether states of optimizers are wanted.
 
     Returns:
         The checkpoint.
@@ -116,7 +117,8 @@ def read_on_first_rank(read: Callable[[], dict[str, Any]], like: Like) -> dict[s
     told: list[Any] = [None]
     if distributed.get_rank() == 0:
         try:
-            tensors, rest = _split(read())
+            checkpoint = read()
+            tensors, rest = _split(checkpoint if optimizers else {**checkpoint, _OPTIMIZERS: []})
             told = [(rest, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})]
         except (ValueError, FileNotFoundError) as error:
             told = [error]
@@ -129,12 +131,15 @@ def read_on_first_rank(read: Callable[[], dict[str, Any]], like: Like) -> dict[s
     return _join(tensors, rest)
 
 
-def read_shards(path: Path, like: Like = lambda name: None, key: str = "--ckpt_path") -> dict[str, Any]:
+def read_shards(
+    path: Path, like: Like = lambda name: None, optimizers: bool = True, key: str = "--ckpt_path"
+) -> dict[str, Any]:
     """Read a checkpoint that is a folder, each rank its own share, or the whole of it in one process.
 
     Args:
         path: The folder.
         like: As of `read_on_first_rank`; by default every tensor is whole.
+        optimizers: Whether states of optimizers are wanted.
         key: The setting that names it, for messages.
 
     Returns:
@@ -148,6 +153,8 @@ def read_shards(path: Path, like: Like = lambda name: None, key: str = "--ckpt_p
     tensors: dict[str, Tensor] = {}
     for name, entry in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(entry, TensorStorageMetadata)
+        if not optimizers and name.startswith(_OPTIMIZERS):
+            continue
         pattern, dtype = _fitting(like(name), entry.size), entry.properties.dtype
         if pattern is None:
             tensors[name] = torch.empty(entry.size, dtype=dtype)
@@ -156,7 +163,8 @@ def read_shards(path: Path, like: Like = lambda name: None, key: str = "--ckpt_p
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         load(dict(tensors), storage_reader=reader, no_dist=not distributed.is_initialized())
-    return _join(tensors, load_checkpoint(path / REST, key))
+    rest = load_checkpoint(path / REST, key)
+    return _join(tensors, rest if optimizers else {**rest, _OPTIMIZERS: []})
 
 
 def check_shards(path: Path, key: str = "--ckpt_path") -> None:

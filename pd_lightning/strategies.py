@@ -135,10 +135,11 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint of any number of devices; weights and optimizer states come spread as the student is."""
         path = Path(self.broadcast(checkpoint_path))
+        training = bool(self.optimizers)
         if path.is_dir():
-            return read_shards(path, self._like)
+            return read_shards(path, self._like, training)
         io = self.checkpoint_io
-        return read_on_first_rank(lambda: io.load_checkpoint(path, weights_only=weights_only), self._like)
+        return read_on_first_rank(lambda: io.load_checkpoint(path, weights_only=weights_only), self._like, training)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load the weights, as on a single device."""

@@ -42,12 +42,14 @@ def settings(tmp_path: Path, tiny: Any, blocks: Path, teacher_dir: Path) -> Path
     return path
 
 
-def fit(launcher: list[str], strategy: str, settings: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def fit(
+    launcher: list[str], strategy: str, settings: Path, *arguments: str, command: str = "fit", **environment: str
+) -> subprocess.Popen:
     overlays = (ROOT / "configs/demo/student.yaml", ROOT / f"configs/strategy/{strategy}.yaml", settings)
     configs = [part for path in overlays for part in ("--config", str(path))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    command = [*launcher, "pd_lightning", "fit", *configs, *arguments]
-    return subprocess.Popen(command, env=environment, cwd=settings.parent)
+    words = [*launcher, "pd_lightning", command, *configs, *arguments]
+    return subprocess.Popen(words, env=environment, cwd=settings.parent)
 
 
 def slurm(settings: Path) -> Iterator[subprocess.Popen]:
@@ -117,6 +119,8 @@ def test_ddp_and_shards_of_each_rank(settings: Path, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-5, msg=name)
     assert Path("run/checkpoints/last.ckpt").is_dir()
     assert main(["export", "--ckpt_path", "run/checkpoints/last.ckpt", "--output_dir", "out"]) == 0
+    judge = fit(PYTHON, "fsdp2", settings, "--ckpt_path", "last", command="validate")
+    assert judge.wait(timeout=300) == 0
     more = (shards, "--ckpt_path", "auto", "--trainer.max_steps=5")
     assert fit(PYTHON, "fsdp2", settings, *more).wait(timeout=300) == 0
     assert load_checkpoint("run/checkpoints/last.ckpt", "--ckpt_path")["global_step"] == 5

@@ -68,7 +68,7 @@ def test_a_damaged_one_is_refused(tmp_path: Path, name: str, harm: str) -> None:
         file.write_bytes(changed)
         if harm == "gone":
             file.unlink()
-        with pytest.raises(ValueError, match="must be a whole checkpoint, got .*last.ckpt, wh"):
+        with pytest.raises(ValueError, match=r"must be a whole checkpoint, got .*last.ckpt, wh"):
             load_checkpoint(path, "--ckpt_path")
 
 
