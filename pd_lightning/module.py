@@ -216,12 +216,12 @@ class DistillationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the perplexity over the whole validation split."""
-        self.log("val/perplexity", self.evaluation.perplexity())
+        self.log("val/perplexity", self.evaluation.perplexity(), sync_dist=True)
         self._speed.mark()
 
     def on_test_epoch_end(self) -> None:
         """Log the perplexity over the whole test split."""
-        self.log("test/perplexity", self.evaluation.perplexity())
+        self.log("test/perplexity", self.evaluation.perplexity(), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what resuming and exporting need beside the weights."""
