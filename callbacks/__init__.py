@@ -5,5 +5,6 @@ if __name__ == "callbacks":
 
 from pd_lightning.callbacks.logits_recorder import LogitsRecorder
 from pd_lightning.callbacks.progress import RunProgress
+from pd_lightning.skip_non_finite import SkipNonFinite
 
-__all__ = ["LogitsRecorder", "RunProgress"]
+__all__ = ["LogitsRecorder", "RunProgress", "SkipNonFinite"]

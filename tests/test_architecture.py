@@ -47,6 +47,7 @@ GROUPS = {
         "training_store",
     },
     "export": {"export", "model_card"},
+    "guards": {"saved_batch", "skip_non_finite"},
     "objective": {
         "chunking",
         "closed_form",
@@ -95,11 +96,23 @@ ARROWS = {
     "checkpoints": {"store"},
     "export": {"checkpoints", "module", "store", "version"},
     "schedule_plot": {"module", "schedules", "teachers"},
-    "cli": {"checkpoints", "data", "export", "inspection", "module", "record", "schedule_plot", "store", "version"},
+    "guards": {"store"},
+    "cli": {
+        "checkpoints",
+        "data",
+        "export",
+        "guards",
+        "inspection",
+        "module",
+        "record",
+        "schedule_plot",
+        "store",
+        "version",
+    },
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
-    "callbacks": {"data", "export", "losses", "objective", "record", "store", "targets"},
+    "callbacks": {"data", "export", "guards", "losses", "objective", "record", "store", "targets"},
 }
 # Libraries that a room does without.
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
