@@ -129,10 +129,10 @@ class SkipNonFinite(pl.Callback):
         trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
         raise ValueError(
             f"training must have finite losses and gradients, got {self.in_a_row} steps in a row without: the "
-            f"{' and '.join(self._found)} of step {step}, the last of them, is not finite. Weights and optimizer are as "
-            f"before. {folder} holds the step's batches and the weights, to replay it (docs/guards.md). Go on with "
-            "--ckpt_path auto and a lower model.lr, trainer.gradient_clip_val or trainer.precision bf16-mixed, or raise "
-            "patience of SkipNonFinite in trainer.callbacks."
+            f"{' and '.join(self._found)} of step {step}, the last of them, is not finite. Weights and optimizer are "
+            f"as before. {folder} holds the step's batches and the weights, to replay it (docs/guards.md). Go on with "
+            "--ckpt_path auto and a lower model.lr, trainer.gradient_clip_val or trainer.precision bf16-mixed, or "
+            "raise patience of SkipNonFinite in trainer.callbacks."
         )
 
     def _facts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> dict[str, Any]:
