@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
     "cli": {
+        "checkpoint_room",
         "cli",
         "commands",
         "compose",

@@ -24,6 +24,7 @@ from pd_lightning.data.top_logprobs import Checker, Row, Sequences, read_rows
 from pd_lightning.store import chunks
 from pd_lightning.store.codec import Values, codec_info, encode_targets
 from pd_lightning.store.manifest import Manifest, SplitInfo, software_versions
+from pd_lightning.store.space import check_estimate
 
 _FIGURES = ("tokens", "bytes", "kept_ids", "kept_mass", "targets")
 
@@ -74,6 +75,8 @@ def import_logits(
         FileNotFoundError: An entry of `paths` names no file.
     """
     files = find_files(paths, "import-logits")
+    remedy = "The store usually takes less than the files; if not, set output_dir to another disk."
+    check_estimate(output_dir, 0, total_size(files), "what the files hold", remedy)
     origin = {"paths": paths, "files": len(files), "bytes": total_size(files), "listing": _listing(files)}
     import_rows(
         read_rows([str(file) for file in files], tokens_field, logprobs_field),
