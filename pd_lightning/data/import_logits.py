@@ -75,8 +75,6 @@ def import_logits(
         FileNotFoundError: An entry of `paths` names no file.
     """
     files = find_files(paths, "import-logits")
-    remedy = "The store usually takes less than the files; if not, set output_dir to another disk."
-    check_estimate(output_dir, 0, total_size(files), "what the files hold", remedy)
     origin = {"paths": paths, "files": len(files), "bytes": total_size(files), "listing": _listing(files)}
     import_rows(
         read_rows([str(file) for file in files], tokens_field, logprobs_field),
@@ -146,6 +144,8 @@ def import_rows(
     if not make_room(folder, settings, overwrite, kind="logits", repeatable=origin is not None):
         console.print(f"{folder} already holds these logits: nothing to do.", soft_wrap=True)
         return
+    remedy = "The store usually takes less than its files; if not, set output_dir to another disk."
+    check_estimate(folder, 0, (origin or {}).get("bytes", 0), "what the files hold", remedy)
     info = save_tokenizer(tokenizer, folder / "tokenizer")
     checker = Checker(vocab_size or info.vocab_size or 1)
     names = ["train", "val"] if val_fraction else ["train"]
