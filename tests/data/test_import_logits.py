@@ -153,7 +153,7 @@ def test_a_disk_with_less_room_than_the_files_take(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000, total=1e12))
     with (
         pytest.warns(UserWarning, match="must have room for what the files hold, got 0.0 MB free for about 0.5 MB"),
-        pytest.raises(OSError, match="disk full while writing chunk 0 of .*No space left on device"),
+        pytest.raises(OSError, match=r"disk full while writing chunk 0 of .*No space left on device"),
     ):
         imported(tmp_path / "store", blocks, rows, origin={"bytes": 500_000})
     assert not list(tmp_path.rglob("*.bin"))
