@@ -260,9 +260,11 @@ class Recorder(pl.LightningModule):
         """Refuse a store whose missing chunks the disk has no room for, as far as their number is known."""
         if self.output.complete:
             return
-        done = self.output.done(self._blocks.num_blocks)
-        m = plan.blocks_per_chunk
-        missing = sum(max(0, (count or 0) - m * len(done[name])) for name, count in self._blocks.num_blocks.items())
+        done, m = self.output.done(self._blocks.num_blocks), plan.blocks_per_chunk
+        counts = self._blocks.num_blocks
+        missing = sum(max(0, (count or 0) - m * len(done[name])) for name, count in counts.items())
+        if None in counts.values():
+            missing = max(m, missing)
         # Those of a remote store leave the disk one by one.
         check_space(self.output.folder, plan.bytes_per_block * (min(m, missing) if self.output.is_remote else missing))
 

@@ -168,6 +168,7 @@ def test_nothing_is_left_behind(tmp_path: Path, failing: bool) -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_process_ends_where_that_is_wanted(tmp_path: Path) -> None:
     code = f"""
 import faulthandler, sys
