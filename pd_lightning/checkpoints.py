@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from pd_lightning.store.durable import TEMPORARY, disk_full_explained, publish
+from pd_lightning.store.space import check_room, stored_bytes
 
 _WRITTEN = "a file that `pd-lightning fit` wrote, <trainer.default_root_dir>/checkpoints/last.ckpt say"
 _CLASS = re.compile(r"GLOBAL (\S+)")
@@ -30,6 +31,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     remedy = "Earlier checkpoints stay. Free some space, then go on with the same command and --ckpt_path auto."
     with disk_full_explained(f"the checkpoint {path}", lambda: remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_room(path, stored_bytes(checkpoint))
         try:
             _write(checkpoint, temporary)
             publish(temporary, path)

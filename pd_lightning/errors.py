@@ -13,6 +13,8 @@ from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
 
+from pd_lightning.lost_processes import lost_process_message
+
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
 # The machine's limits are never a bug, whoever ran into them.
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -69,7 +71,7 @@ def user_message(error: BaseException) -> str | None:
         return f"trainer: {refused}"
     if message is None and _raised_in(error.__traceback__, "jsonargparse"):
         return _constructor_message(error)
-    return message
+    return message or lost_process_message(error)
 
 
 def _own_message(error: BaseException) -> str | None:

@@ -225,6 +225,8 @@ class Recorder(pl.LightningModule):
             # On all ranks, as a sharded teacher computes on all or none.
             found = self._pilot()
             plan = self._on_rank_zero(partial(self._new_plan, *found))
+        else:
+            self._on_rank_zero(partial(self._check_space, plan))
         return plan
 
     def _settings(self) -> dict[str, Any]:
@@ -245,8 +247,7 @@ class Recorder(pl.LightningModule):
         wanted = self.blocks_per_chunk or max(1, int(_CHUNK_BYTES / bytes_per_block))
         plan = RecordingPlan(self._settings(), -(-wanted // batch_size) * batch_size, bytes_per_block, vocab_size)
         counts = [count for count in blocks.num_blocks.values() if count is not None]
-        num_blocks = plan.blocks_per_chunk if self.output.is_remote else sum(counts)
-        check_space(self.output.folder, num_blocks * bytes_per_block)
+        self._check_space(plan)
         size = f"{bytes_per_block / blocks.block_size:.1f} bytes a token"
         if len(counts) == len(blocks.num_blocks):
             tokens = sum(counts) * blocks.block_size
@@ -254,6 +255,18 @@ class Recorder(pl.LightningModule):
         rank_zero_info(f"The store will have {size}")
         self.output.save_plan(plan)
         return plan
+
+    def _check_space(self, plan: RecordingPlan) -> None:
+        """Refuse a store whose missing chunks the disk has no room for, as far as their number is known."""
+        if self.output.complete:
+            return
+        done, m = self.output.done(self._blocks.num_blocks), plan.blocks_per_chunk
+        counts = self._blocks.num_blocks
+        missing = sum(max(0, (count or 0) - m * len(done[name])) for name, count in counts.items())
+        if None in counts.values():
+            missing = max(m, missing)
+        # Those of a remote store leave the disk one by one.
+        check_space(self.output.folder, plan.bytes_per_block * (min(m, missing) if self.output.is_remote else missing))
 
     def _pilot(self) -> tuple[float, int]:
         """Record one batch to see how large a block will be, in bytes, and how many logits there are."""

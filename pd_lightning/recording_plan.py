@@ -1,13 +1,13 @@
 """What a recording is to be: kept beside the store from its start, so that a second start goes on with the same one."""
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
+from pd_lightning.store.space import free_bytes, gigabytes
 
 PLAN_FILE = "recording.json"
 
@@ -71,18 +71,17 @@ def check_space(folder: Path, needed: float) -> None:
     """Refuse a store that the disk has no room for.
 
     Args:
-        folder: Folder of the store; made if missing.
-        needed: Size of the store, in bytes.
+        folder: Folder of the store.
+        needed: Size of what is missing of it, in bytes.
 
     Raises:
         ValueError: If less is free.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if needed > free:
         raise ValueError(
-            f"The disk of model.output_dir must have room for the store, got {free / 1e9:.1f} GB free for about "
-            f"{needed / 1e9:.1f} GB. Set model.output_dir to another disk, or model.selection to keep fewer ids."
+            f"The disk of model.output_dir must have room for the store, got {gigabytes(free)} free for about "
+            f"{gigabytes(needed)}. Set model.output_dir to another disk, or model.selection to keep fewer ids."
         )
 
 

@@ -19,8 +19,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from pd_lightning.checkpoint_room import CheckpointRoom
 from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
 from pd_lightning.loggers import MetricsCSV, RewindLogs
+from pd_lightning.skip_non_finite import SkipNonFinite
 
 DEFAULT_ROOT = "runs/default"
 CHECKPOINTS = "checkpoints"
@@ -53,7 +55,9 @@ def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool
     Returns:
         The callbacks.
     """
-    found = [*callbacks, RewindLogs(), FinalCheckpoint()]
+    found = [*callbacks, RewindLogs(), FinalCheckpoint(), CheckpointRoom()]
+    if not any(isinstance(callback, SkipNonFinite) for callback in found):
+        found.append(SkipNonFinite())
     if checkpoints and not any(isinstance(callback, Checkpoint) for callback in found):
         found.append(ModelCheckpoint(filename="{step}", save_last=True))
     for callback in found:

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pd_lightning.commands import load_target
 from pd_lightning.compose import as_arguments, compose
+from pd_lightning.launched import end_with_launcher
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
 from pd_lightning.quiet import quieten
@@ -233,5 +234,6 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
         The CLI with what it has built: ``model``, ``datamodule``, ``trainer``.
     """
     quieten()
+    end_with_launcher()
     config, rest = compose(argv)
     return TrainerCLI(name.replace("-", "_"), load_target(command.target), as_arguments(config, rest))

@@ -16,7 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
-    "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
+    "cli": {
+        "checkpoint_room",
+        "cli",
+        "commands",
+        "compose",
+        "errors",
+        "launched",
+        "loggers",
+        "lost_processes",
+        "parse_errors",
+        "quiet",
+        "runs",
+        "trainer",
+    },
     "checkpoints": {"checkpoints", "sharded_checkpoints"},
     "language_model": {"isolation", "language_model", "layers", "router_loss"},
     "module": {
@@ -49,6 +62,7 @@ GROUPS = {
         "training_store",
     },
     "export": {"export", "model_card"},
+    "guards": {"saved_batch", "skip_non_finite"},
     "objective": {
         "chunking",
         "closed_form",
@@ -100,11 +114,23 @@ ARROWS = {
     "checkpoints": {"store"},
     "export": {"checkpoints", "module", "store", "version"},
     "schedule_plot": {"module", "schedules", "teachers"},
-    "cli": {"checkpoints", "data", "export", "inspection", "module", "record", "schedule_plot", "store", "version"},
+    "guards": {"store"},
+    "cli": {
+        "checkpoints",
+        "data",
+        "export",
+        "guards",
+        "inspection",
+        "module",
+        "record",
+        "schedule_plot",
+        "store",
+        "version",
+    },
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
-    "callbacks": {"data", "export", "losses", "objective", "record", "store", "targets"},
+    "callbacks": {"data", "export", "guards", "losses", "objective", "record", "store", "targets"},
 }
 # Libraries that a room does without.
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

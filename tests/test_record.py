@@ -532,7 +532,7 @@ def test_what_cannot_be_recorded_is_refused(
         record(NoTeacher(), blocks, tmp_path / "a")
     with pytest.raises(ValueError, match="must have token blocks to run the teacher over, got a logit store"):
         record(FrozenTeacher(str(teacher_dir)), truncated_store, tmp_path / "b")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10, "total": 100})())
     with pytest.raises(ValueError, match="must have room for the store"):
         record(FrozenTeacher(str(teacher_dir)), blocks, tmp_path / "c")
 

@@ -24,6 +24,7 @@ from pd_lightning.data.top_logprobs import Checker, Row, Sequences, read_rows
 from pd_lightning.store import chunks
 from pd_lightning.store.codec import Values, codec_info, encode_targets
 from pd_lightning.store.manifest import Manifest, SplitInfo, software_versions
+from pd_lightning.store.space import check_estimate
 
 _FIGURES = ("tokens", "bytes", "kept_ids", "kept_mass", "targets")
 
@@ -143,6 +144,8 @@ def import_rows(
     if not make_room(folder, settings, overwrite, kind="logits", repeatable=origin is not None):
         console.print(f"{folder} already holds these logits: nothing to do.", soft_wrap=True)
         return
+    remedy = "The store usually takes less than its files; if not, set output_dir to another disk."
+    check_estimate(folder, 0, (origin or {}).get("bytes", 0), "what the files hold", remedy)
     info = save_tokenizer(tokenizer, folder / "tokenizer")
     checker = Checker(vocab_size or info.vocab_size or 1)
     names = ["train", "val"] if val_fraction else ["train"]

@@ -36,8 +36,11 @@ from pd_lightning.store.manifest import (
     software_versions,
     tokenizer_digest,
 )
+from pd_lightning.store.space import check_estimate
 
 BATCH_CHARACTERS = 2_000_000
+# Of text, whatever the language and the vocabulary: what is less than this allows has no chance.
+_MOST_BYTES_PER_TOKEN = 8
 
 console = Console(stderr=True)
 
@@ -103,6 +106,9 @@ def tokenize(
     if not make_room(folder, settings, overwrite):
         console.print(f"{folder} already holds these blocks: nothing to do.", soft_wrap=True)
         return
+    _check_space(
+        folder, (settings["source_bytes"] or 0) / _MOST_BYTES_PER_TOKEN, settings["vocab_size"] or 0, least=1.0
+    )
     with _threads(num_workers):
         encoder = _make_tokenizer(folder / "tokenizer", source, settings)
         splits = _encode(folder, source, encoder, settings)
@@ -132,7 +138,7 @@ def _make_tokenizer(target: Path, source: Source, settings: dict[str, Any]) -> b
 
 def _encode(folder: Path, source: Source, encoder: bpe.Tokenizer, settings: dict[str, Any]) -> dict[str, SplitInfo]:
     names = ["train", "val"] if settings["val_fraction"] > 0 else ["train"]
-    writers = {}
+    writers, measured = {}, False
     for name in names:
         packer = Packer(settings["block_size"], encoder.eos_token_id)
         writers[name] = SplitWriter(folder / name, packer, encoder.vocab_size, settings["blocks_per_chunk"])
@@ -140,7 +146,18 @@ def _encode(folder: Path, source: Source, encoder: bpe.Tokenizer, settings: dict
         encoded = encoder.encode([text for text, _ in batch])
         for (text, validation), ids in zip(batch, encoded, strict=True):
             writers["val" if validation else "train"].add(text, ids)
+        if not measured:
+            measured, packers = True, [writer.packer for writer in writers.values()]
+            tokens, size = (sum(getattr(packer, name) for packer in packers) for name in ("tokens", "bytes"))
+            # The first documents may differ from the rest.
+            _check_space(folder, (settings["source_bytes"] or 0) * tokens / size, encoder.vocab_size, least=0.5)
     return {name: writer.close() for name, writer in writers.items()}
+
+
+def _check_space(folder: Path, num_tokens: float, vocab_size: int, least: float) -> None:
+    """Refuse blocks that the disk has no room for: for the share `least` of them, where their number is an estimate."""
+    needed = num_tokens * (2 if vocab_size <= 2**16 else 4)
+    check_estimate(folder, least * needed, needed, "the blocks", "Set output_dir to another disk, or make room there.")
 
 
 def _documents(

@@ -33,6 +33,7 @@ from pd_lightning.store.durable import (
     write_durably,
 )
 from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, SplitInfo
+from pd_lightning.store.space import check_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,7 @@ def write_chunk(
         )
     temporary = temporary_beside(final)
     with disk_full_explained(f"chunk {index} of {split_dir}", lambda: _how_to_go_on(split_dir)):
+        check_room(split_dir, size)
         try:
             temporary.mkdir(parents=True)
             written, record = _serialise(temporary, items)

@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 
+from pd_lightning.skip_non_finite import SkipNonFinite
+
 Run = Callable[..., int]
 
 
@@ -221,3 +223,23 @@ def test_only_the_command_asked_for_is_built(run: Run, base: Path, monkeypatch: 
     # Arguments of the process itself don't matter, and don't warn.
     monkeypatch.setattr(sys, "argv", ["pytest", "--something"])
     assert run("predict", "--config", base) == 0
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ([], (10, True)),
+        ([{"class_path": "pd_lightning.callbacks.SkipNonFinite", "init_args": {"patience": 3}}], (3, True)),
+        ([{"class_path": "pd_lightning.callbacks.SkipNonFinite", "init_args": {"enabled": False}}], (10, False)),
+    ],
+)
+def test_a_training_is_guarded_unless_the_yaml_says_otherwise(
+    run: Run, base: Path, toys: ModuleType, write: Callable[..., Path], overlay: list, expected: tuple[int, bool]
+) -> None:
+    callbacks = write("callbacks.yaml", {"trainer": {"callbacks": overlay}})
+    assert run("fit", "--config", base, "--config", callbacks, "--trainer.max_steps=2") == 0
+    (guard,) = (c for c in toys.Toy.built[-1].trainer.callbacks if isinstance(c, SkipNonFinite))
+    assert (guard.patience, guard.enabled) == expected
+    with Path("run/logs/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row.get("train/skipped_steps") for row in rows] == (["0.0"] * 2 if guard.enabled else [None] * 2)

@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,18 @@ def test_files_of_every_form(tmp_path: Path, blocks: Path, rows: Any, store: Pat
     for number in range(len(one)):
         for name, array in one[number].items():
             np.testing.assert_array_equal(array, other[number][name], err_msg=name)
+
+
+def test_a_disk_with_less_room_than_the_files_take(
+    tmp_path: Path, blocks: Path, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000, total=1e12))
+    with (
+        pytest.warns(UserWarning, match="must have room for what the files hold, got 0.0 MB free for about 0.5 MB"),
+        pytest.raises(OSError, match=r"disk full while writing chunk 0 of .*No space left on device"),
+    ):
+        imported(tmp_path / "store", blocks, rows, origin={"bytes": 500_000})
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 @pytest.mark.parametrize("values", ["half", "compact"])

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -115,3 +116,82 @@ def test_where_writing_is_not_allowed(run: Run, told: Told, folder: Path, base: 
     message = told()
     assert "Permission denied" in message
     assert "Choose another folder, or change its permissions." in message
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free, total=1e12))
+
+
+@pytest.mark.parametrize(
+    ("base", "free", "fragments"),
+    [
+        # 2,000 bytes of text
+        ("tokenize", 400, ["must have room for the blocks, got", "Set output_dir to another disk"]),
+        ("record", 1000, ["disk of model.output_dir must have room for the store, got 0.0 MB free for about 0."]),
+        # 300 × 32 embeddings in 4 bytes, and more
+        ("fit", 30_000, ["disk of run/checkpoints must have room for a checkpoint", "at least 0.1 MB"]),
+    ],
+)
+def test_before_anything_is_written(
+    run: Run, told: Told, monkeypatch: pytest.MonkeyPatch, base: str, free: float, fragments: list[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        leave(patch, free)
+        assert run(base) == 1
+    message = told()
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+    assert not list(Path().rglob("*.bin"))
+    assert not list(Path().rglob("*.ckpt"))
+    assert run(base) == 0
+
+
+def test_a_warning_before_weights_and_optimizer_do_not_fit(
+    run: Run, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("fit") == 0
+    weights = sum(tensor.nbytes for tensor in torch.load("run/checkpoints/last.ckpt")["state_dict"].values())
+    before = Path("run/checkpoints/last.ckpt").read_bytes()
+    with monkeypatch.context() as patch:
+        leave(patch, 2 * weights)
+        with pytest.warns(UserWarning, match="must have room for a checkpoint, got .* free for about"):
+            assert run("fit", None, "--ckpt_path=auto", "--trainer.max_steps=2") == 1
+    message = told()
+    assert "disk full while writing the checkpoint run/checkpoints/" in message
+    assert "MB needed" in message
+    assert "Earlier checkpoints stay" in message
+    assert Path("run/checkpoints/last.ckpt").read_bytes() == before
+    assert not list(Path("run/checkpoints").glob(".tmp*"))
+
+
+def test_a_recording_that_goes_on_needs_room_for_the_rest_alone(
+    run: Run, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # For 40 training blocks in one chunk, and nothing more.
+        free = lambda: 10 if Path("store/train/chunk-000000.bin").exists() else 1e9  # noqa: E731
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free(), total=1e12))
+        assert run("record") == 1
+    assert "disk full while writing chunk 0 of store/val" in told()
+    train = Path("store/train/chunk-000000.bin").stat().st_size
+    with monkeypatch.context() as patch:
+        leave(patch, train / 10)
+        assert run("record") == 1
+        assert "disk of model.output_dir must have room for the store" in told()
+        leave(patch, train / 2)  # for 12 validation blocks
+        assert run("record") == 0
+    assert main(["inspect", "store", "--verify"]) == 0
+
+
+@pytest.mark.parametrize("base", ["tokenize", "record"])
+def test_room_is_looked_at_before_each_chunk(run: Run, told: Told, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+    output = {"tokenize": "blocks", "record": "store"}[base]
+    with monkeypatch.context() as patch:
+        # Others fill the disk once the command has begun.
+        free = iter([1e9] * 2)
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=next(free, 10), total=1e12))
+        assert run(base) == 1
+    message = told()
+    assert f"disk full while writing chunk 0 of {output}/" in message
+    assert "needed, 0.0 MB free" in message
+    assert not list(Path(output).rglob("*.bin"))
+    assert run(base) == 0
