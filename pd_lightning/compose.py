@@ -23,6 +23,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.redaction import refuse_redacted
+
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 NULLABLE_ENTRIES = (("model", "transforms"), ("model", "weighting"))  # mappings in which null drops an entry
 Key = tuple[str, ...]
@@ -39,7 +41,7 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         FileNotFoundError: A configuration file does not exist.
-        ValueError: A file is no YAML mapping, ``--config`` names none, or an entry has no class.
+        ValueError: A file is no YAML mapping, ``--config`` names none, an entry has no class, or a secret was left out.
     """
     config: dict[str, Any] = {}
     rest: list[str] = []
@@ -61,6 +63,7 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             config = merge(config, _nest(path, _parse(value if equals else tokens.popleft())))
     _check_entries(config)
+    refuse_redacted(config)
     return config, rest
 
 

@@ -13,6 +13,8 @@ from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
 
+from pd_lightning.redaction import redact_text
+
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
 # The machine's limits are never a bug, whoever ran into them.
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -51,7 +53,7 @@ def exit_code(error: BaseException) -> int | None:
     message = user_message(error)
     if message is None:
         return None
-    print(f"pd-lightning: error: {message}", file=sys.stderr)
+    print(f"pd-lightning: error: {redact_text(message)}", file=sys.stderr)
     return 2 if isinstance(error, CommandLineError | ArgumentError) else 1
 
 

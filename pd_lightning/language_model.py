@@ -154,7 +154,7 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
         ) from error
     _check_fields(model_type, set(fields), known)
     config = _configure(model_type, fields)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def _configure(model_type: str, fields: dict[str, Any]) -> Any:
@@ -189,9 +189,11 @@ def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any
     try:
         # Lightning builds models inside a context of the run's device, in which transformers would ask for accelerate.
         with torch.device("cpu"):
-            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         found = "the folder exists" if Path(name).is_dir() else "there is no such folder"
+        if "safetensors" in str(error) and any(Path(name).glob("*.bin")):
+            found = "its weights are pickled, which could run code: save the model anew with save_pretrained"
         # A name on the hub is one word, or two; what is said of others as names is of no use.
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
         reason = "" if is_path and not Path(name).is_dir() else f": {str(error).strip().splitlines()[0]}"

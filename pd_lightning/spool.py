@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from pd_lightning.recording_plan import PLAN_FILE
-from pd_lightning.store.checksums import FileDigest, digest_file
+from pd_lightning.store.checksums import FileDigest, digest_file, inside
 from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE
 
@@ -133,7 +133,10 @@ class Spool:
         """Names of the uploaded files, relative to the store."""
         self._files.invalidate_cache()
         root = PurePosixPath(self._root)
-        return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in self._files.find(self._root))
+        names = sorted(PurePosixPath(name).relative_to(root).as_posix() for name in self._files.find(self._root))
+        for name in names:  # an object's name may well have `..` in it
+            inside(self.folder, name)
+        return names
 
     def _digest(self, there: str) -> FileDigest:
         digest, size = hashlib.sha256(), 0

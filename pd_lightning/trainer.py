@@ -17,6 +17,7 @@ from pd_lightning.compose import as_arguments, compose
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
 from pd_lightning.quiet import quieten
+from pd_lightning.redaction import redacted_yaml
 from pd_lightning.runs import (
     CHECKPOINTS,
     DEFAULT_ROOT,
@@ -25,6 +26,7 @@ from pd_lightning.runs import (
     resolve_checkpoint,
     run_callbacks,
 )
+from pd_lightning.sharded_checkpoints import check_sharded
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
@@ -108,7 +110,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+        settings = self.parser.dump(self.config, skip_none=False)
+        (folder / self.config_filename).write_text(redacted_yaml(settings), encoding="utf-8")
 
 
 class TrainerCLI(LightningCLI):
@@ -186,6 +189,7 @@ class TrainerCLI(LightningCLI):
         if not settings["trainer"]["fast_dev_run"]:
             root = str(self.trainer.default_root_dir)
             settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], self.command, root, self._folders(root))
+        check_sharded(settings["ckpt_path"])
 
     def _folders(self, root: str) -> list[str]:
         """The folders of the run's checkpoints, each once."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_lightning.data.files import find_files, open_text, total_size
+from pd_lightning.redaction import redact
 
 EXTRA = "Install it with: pip install 'pd-lightning[data]'"
 
@@ -37,7 +38,8 @@ class Source(ABC):
 
     def __repr__(self) -> str:
         """Class and settings: what `tokenize` compares to tell whether a folder holds the same corpus."""
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name[0] != "_")
+        shown = redact({name: value for name, value in vars(self).items() if name[0] != "_"})  # it goes into manifests
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__qualname__}({settings})"
 
 
@@ -126,9 +128,9 @@ class JSONLines(Source):
     def _text(self, line: str, where: str) -> str:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
-                f"{where} must be one JSON object, got something else ({error.msg}). Mend the line, or use "
+                f"{where} must be one JSON object, got something else ({error}). Mend the line, or use "
                 "pd_lightning.data.TextFiles for plain text."
             ) from None
         return _field(record, self.field, where)

@@ -68,10 +68,11 @@ def inside(folder: Path, name: str) -> Path:
     """Path of a file that a data folder's own JSON names.
 
     Raises:
-        ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link.
+        ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link, or is none.
     """
     path, pure = folder / name, PurePosixPath(name)
-    leads_out = pure.is_absolute() or ".." in pure.parts or "\0" in name
+    # On Windows a backslash separates folders, and a colon stands after a drive.
+    leads_out = pure.is_absolute() or not pure.parts or ".." in pure.parts or not {*"\0\\:"}.isdisjoint(name)
     if leads_out or not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"files of {folder} must lie inside it, got {name!r}. The folder is not to be trusted: "

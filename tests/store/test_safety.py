@@ -159,7 +159,10 @@ def test_bytes_after_the_last_block_are_refused(data_folder, no_litdata):
         BlockReader(folder, "train")[0]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname", "a\0b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../elsewhere.json", "train/../../x", "/etc/hostname", "a\0b", "..\\x", "C:\\x", "C:x", "\\\\host\\x", "", "."],
+)
 def test_checksums_that_name_files_elsewhere_are_refused(data_folder, name):
     folder = data_folder()
     path = folder / "checksums.json"
