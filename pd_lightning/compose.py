@@ -128,16 +128,36 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config must name a YAML file, got {path}, which does not exist.")
     try:
-        loaded = _load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        loaded = _load(text)
+        twice = _twice(yaml.compose(text, yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"{path}{place}: this is no valid YAML ({error.problem}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: this is no YAML text ({str(error).splitlines()[0]}).") from error
+    if twice:
+        raise ValueError(f"{path}, line {twice[1]}: each name must be given once, got {twice[0]} again. Remove one.")
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} must hold a mapping of settings (name: value), got {_shorten(loaded)}.")
     return loaded
+
+
+def _twice(node: Any) -> tuple[str, int] | None:
+    """A name that a mapping has twice, of which YAML takes the last without a word, and its line."""
+    names: set[str] = set()
+    for key, value in node.value if node is not None and node.id == "mapping" else ():
+        if key.value in names:
+            return str(key.value), key.start_mark.line + 1
+        if key.id == "scalar" and key.value != "<<":
+            names.add(key.value)
+        if found := _twice(value):
+            return found
+    for item in node.value if node is not None and node.id == "sequence" else ():
+        if found := _twice(item):
+            return found
+    return None
 
 
 def _load(text: str) -> Any:

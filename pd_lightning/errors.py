@@ -89,7 +89,8 @@ def _lightning_message(error: BaseException) -> str | None:
 
     What it says of a misused hook or method, with code of a module or callback between, is a bug and no setting.
     """
-    if not isinstance(error, ValueError | ModuleNotFoundError) and type(error).__name__ != "MisconfigurationException":
+    kinds = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+    if not isinstance(error, kinds) and type(error).__name__ != "MisconfigurationException":
         return None
     modules = [_module(frame) for frame in _frames(error.__traceback__)]
     inside = list(dropwhile(lambda module: module.split(".")[0] != "lightning", modules))

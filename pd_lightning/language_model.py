@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pd_lightning.architectures import check_sizes, make_causal_lm
 from pd_lightning.heads import Head, LinearHead
 from pd_lightning.isolation import isolates_documents
 from pd_lightning.router_loss import router_coefficient, router_loss, warn_of_lost_router_loss
@@ -136,7 +137,7 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: If `model_type` is missing or unknown, or a field looks like a misspelt one.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     fields = dict(settings)
     model_type = fields.pop("model_type", None)
@@ -153,8 +154,8 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
             "Set model.student.init_args.config.model_type, to llama say."
         ) from error
     _check_fields(model_type, set(fields), known)
-    config = _configure(model_type, fields)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    check_sizes(model_type, fields)
+    return make_causal_lm(model_type, _configure(model_type, fields))
 
 
 def _configure(model_type: str, fields: dict[str, Any]) -> Any:

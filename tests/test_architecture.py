@@ -16,8 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
-    "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
-    "language_model": {"isolation", "language_model", "router_loss"},
+    "cli": {
+        "cli",
+        "commands",
+        "compose",
+        "errors",
+        "loggers",
+        "parse_errors",
+        "quiet",
+        "runs",
+        "trainer",
+        "trainer_checks",
+    },
+    "language_model": {"architectures", "isolation", "language_model", "router_loss"},
     "module": {
         "checkpoint_state",
         "draws",

@@ -60,8 +60,15 @@ def test_no_secret(name: str) -> None:
     assert redact({name: "value"}) == {name: "value"}
 
 
-def test_numbers_and_nothing_are_no_secrets() -> None:
-    settings = {"token": None, "api_key": "", "password": 3, "secret": True}
+def test_numbers_marks_and_nothing_are_no_secrets() -> None:
+    settings = {
+        "answer_token": "<answer>",
+        "turn_token": "[turn]",
+        "token": None,
+        "api_key": "",
+        "password": 3,
+        "secret": True,
+    }
     assert redact(settings) == settings
 
 

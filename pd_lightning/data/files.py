@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TextIO
 
 
-def find_files(paths: list[str], source: str) -> list[Path]:
+def find_files(paths: list[str], key: str) -> list[Path]:
     """The files that `paths` name, in the order given, sorted within a folder or glob.
 
     Args:
         paths: Files, folders (all files in them, hidden ones left out) and globs.
-        source: Name of the source class, for the error message.
+        key: The setting that they come from, for messages: `source.paths of TextFiles`.
 
     Raises:
         FileNotFoundError: An entry names no file.
         ValueError: There is no entry.
     """
     if not paths:
-        raise ValueError(f"paths must name at least one file, got []. Set source.paths of {source}.")
-    return [file for entry in paths for file in _matches(entry, source)]
+        raise ValueError(f"paths must name at least one file, got []. Set {key}.")
+    return [file for entry in paths for file in _matches(entry, key)]
 
 
-def _matches(entry: str, source: str) -> list[Path]:
+def _matches(entry: str, key: str) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_file():
         return [path]  # before globbing: a name with brackets in it may be a file
@@ -38,7 +38,7 @@ def _matches(entry: str, source: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(
             "each entry of paths must name a file, a folder with files or a glob that matches some, got "
-            f"{entry!r}. Mend source.paths of {source}."
+            f"{entry!r}. Mend {key}."
         )
     return files
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.data.addresses import file_system
 from pd_lightning.store.checksums import CHECKSUMS_FILE, FileDigest, digest_file, read_checksums
 from pd_lightning.store.durable import TEMPORARY, publish, temporary_beside, write_durably
 from pd_lightning.store.manifest import Manifest
@@ -115,9 +116,7 @@ class RemoteFolder:
     def _files(self) -> tuple[Any, str]:
         """The file system, opened anew in each process: connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            import fsspec
-
-            self._opened = (os.getpid(), *fsspec.core.url_to_fs(self.address))
+            self._opened = (os.getpid(), *file_system(self.address, "data.path"))
         return self._opened[1], self._opened[2]
 
     def _read(self, name: str) -> bytes:

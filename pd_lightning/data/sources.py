@@ -5,6 +5,7 @@ A class of your own works the same: subclass `Source`, yield strings, name it by
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -86,19 +87,21 @@ class TextFiles(Source):
     """
 
     def __init__(self, paths: list[str], encoding: str = "utf-8", split_bytes: int = 1_000_000) -> None:
+        if split_bytes < 1:
+            raise ValueError(f"split_bytes must be at least 1, got {split_bytes}. Raise source.split_bytes.")
         self.paths = paths
-        self.encoding = encoding
+        self.encoding = _known_encoding(encoding)
         self.split_bytes = split_bytes
 
     def __iter__(self) -> Iterator[str]:
-        for path in find_files(self.paths, "TextFiles"):
+        for path in find_files(self.paths, "source.paths of TextFiles"):
             with path.open(encoding=self.encoding, newline="") as file, _readable(path, self.encoding):
                 while piece := file.read(self.split_bytes):
                     yield piece + file.readline(self.split_bytes)
 
     def size_hint(self) -> int | None:
         """Bytes of all files together."""
-        return total_size(find_files(self.paths, "TextFiles"))
+        return total_size(find_files(self.paths, "source.paths of TextFiles"))
 
 
 class JSONLines(Source):
@@ -114,7 +117,7 @@ class JSONLines(Source):
         self.field = field
 
     def __iter__(self) -> Iterator[str]:
-        for path in find_files(self.paths, "JSONLines"):
+        for path in find_files(self.paths, "source.paths of JSONLines"):
             with open_text(path) as file, _readable(path, "utf-8"):
                 for number, line in enumerate(file, start=1):
                     if line.strip() and (text := self._text(line, f"{path}, line {number}")):
@@ -122,7 +125,7 @@ class JSONLines(Source):
 
     def size_hint(self) -> int | None:
         """Bytes of all files together; None where some are compressed."""
-        paths = find_files(self.paths, "JSONLines")
+        paths = find_files(self.paths, "source.paths of JSONLines")
         return None if any(path.suffix in {".gz", ".zst"} for path in paths) else total_size(paths)
 
     def _text(self, line: str, where: str) -> str:
@@ -164,14 +167,26 @@ class Parquet(Source):
 
     def _files(self) -> Iterator[Any]:
         pq = _import("pyarrow.parquet", "pyarrow", "pd_lightning.data.Parquet")
-        for path in find_files(self.paths, "Parquet"):
-            with pq.ParquetFile(path) as file:
+        for path in find_files(self.paths, "source.paths of Parquet"):
+            with self._opened(pq, path) as file:
                 names = file.schema_arrow.names
                 if self.column not in names:
                     raise ValueError(
                         f"{path} must have the column {self.column!r}, got {', '.join(names)}. Set source.column."
                     )
                 yield file
+
+    @contextmanager
+    def _opened(self, pq: Any, path: Path) -> Iterator[Any]:
+        try:
+            file = pq.ParquetFile(path)
+        except ValueError as error:  # PyArrow's own are such
+            raise ValueError(
+                f"{path} must be a Parquet file, got something else ({str(error).splitlines()[0]}). Mend the file, or "
+                "set source to pd_lightning.data.JSONLines or TextFiles."
+            ) from error
+        with file:
+            yield file
 
 
 class HuggingFace(Source):
@@ -221,6 +236,16 @@ def _field(record: Any, field: str, where: str) -> str:
     else:
         got = f"the fields {', '.join(record)}" if isinstance(record, dict) else type(record).__name__
     raise ValueError(f"{where} must hold text in the field {field!r}, got {got}. Set source.field.")
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(
+            f"encoding must be one that Python knows, got {name!r}. Set source.encoding to utf-8, say."
+        ) from None
+    return name
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def read_rows(paths: list[str], tokens: str, logprobs: str) -> Iterator[Row]:
         FileNotFoundError: An entry of `paths` names no file.
         ValueError: A line is no JSON object, or a field is missing.
     """
-    for path in find_files(paths, "import-logits"):
+    for path in find_files(paths, "paths"):
         for number, row in enumerate(_parquet(path) if path.suffix == ".parquet" else _json_lines(path), start=1):
             where = f"{path}, row {number}"
             missing = [name for name in (tokens, logprobs) if name not in row]
