@@ -13,7 +13,7 @@ from typing import Any
 
 from pd_lightning.data.addresses import file_system
 from pd_lightning.recording_plan import PLAN_FILE
-from pd_lightning.store.checksums import FileDigest, digest_file, inside
+from pd_lightning.store.checksums import FileDigest, check_inside, digest_file
 from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE
 
@@ -133,8 +133,7 @@ class Spool:
         self._files.invalidate_cache()
         root = PurePosixPath(self._root)
         names = sorted(PurePosixPath(name).relative_to(root).as_posix() for name in self._files.find(self._root))
-        for name in names:  # an object's name may well have `..` in it
-            inside(self.folder, name)
+        check_inside(self.folder, names)  # an object's name may well have `..` in it
         return names
 
     def _digest(self, there: str) -> FileDigest:

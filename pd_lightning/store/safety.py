@@ -20,7 +20,6 @@ from pd_lightning.store.checksums import (
     FileDigest,
     chunk_header,
     digest_file,
-    inside,
     read_checksums,
 )
 from pd_lightning.store.chunks import INDEX_FILE, blocks_in_chunk, chunk_name, num_chunks
@@ -72,7 +71,7 @@ def verify_layout(folder: str | Path, *, chunks: bool = True) -> Manifest:
     for name, expected in checksums.items():
         if not chunks and name in counts:
             continue
-        if problem := _problem(inside(folder, name), expected, whole=name not in counts):
+        if problem := _problem(folder / name, expected, whole=name not in counts):
             raise ValueError(_damaged(folder, name, problem))
     # That of the file, which the manifest has too.
     if (digest := f"sha256:{checksums[_TOKENIZER].sha256}") != manifest.tokenizer.digest:
@@ -109,10 +108,10 @@ def verify_files(folder: str | Path) -> list[str]:
     if MANIFEST_FILE not in checksums:
         found.append(f"{folder / CHECKSUMS_FILE} does not cover {MANIFEST_FILE}")
     for name, expected in checksums.items():
-        if problem := _problem(inside(folder, name), expected, whole=True):
+        if problem := _problem(folder / name, expected, whole=True):
             found.append(f"{folder / name} {problem}")
     # Beside the manifest anyone may put a note; the other folders are read by what is in them.
-    folders = sorted({inside(folder, name).parent for name in checksums} - {folder})
+    folders = sorted({(folder / name).parent for name in checksums} - {folder})
     unknown = [
         path
         for beside in folders
