@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -261,3 +262,10 @@ def test_fit_looks_before_it_loads(sharded: Path, loot: Path, monkeypatch: pytes
     assert main(["fit", *arguments]) == 1
     assert "could run code of whoever wrote it" in capsys.readouterr().err
     assert not loot.exists()
+
+
+def test_the_page_names_tests_that_are_there() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w./]*)`", page)
+    assert len(named) == 7
+    assert [name for name in named if not (ROOT / name).exists()] == []

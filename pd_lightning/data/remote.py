@@ -158,8 +158,16 @@ class Folders:
         """The blocks of a split of a folder that `local` gave; it is checked once for all splits."""
         remote = self._remote.get(folder)
         if folder not in self._verified:
-            self._verified[folder] = verify_layout(folder, chunks=remote is None)
+            self._verified[folder] = verify_layout(folder, chunks=remote is None, share=_share())
         return BlockReader(folder, split, None if remote is None else remote.fetch, self._verified[folder])
+
+
+def _share() -> tuple[int, int]:
+    """This process, and how many there are."""
+    from torch import distributed
+
+    there = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if there else (0, 1)
 
 
 def _by_age(paths: Iterable[Path], before: float = float("inf")) -> list[tuple[float, int, Path]]:
