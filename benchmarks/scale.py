@@ -212,15 +212,26 @@ def network(a: Assumptions) -> Table:
         micro = min(a.micro_batch * a.block_size, a.batch_blocks * a.block_size / gpus)
         backward = 2 / 3 * micro / train_rate(a)
         moved = {"float32": 8.0 * n, "bf16": 4.0 * n, "float32, a node reduced first": 8.0 * n / a.gpus_a_node}
+        moved["sharded"] = (2 * 2.0 + 4.0) * n  # bf16 weights gathered twice, float32 gradients scattered
         seconds = [volume * (1 - 1 / gpus) / a.network for volume in moved.values()]
-        rows.append((f"{gpus:,}", f"{step:.2f}", f"{backward:.2f}", *(f"{value:.2f}" for value in seconds)))
+        rows.append(
+            (
+                f"{gpus:,}",
+                f"{step:.2f}",
+                f"{micro / train_rate(a):.2f}",
+                f"{backward:.2f}",
+                *(f"{value:.2f}" for value in seconds),
+            )
+        )
     columns = (
         "GPUs",
         "s a step",
-        "s of its last backward pass",
+        "s a micro-batch",
+        "s of its backward pass",
         "all-reduce in float32",
         "in bf16",
         "float32, a node reduced first",
+        "sharded over all, a micro-batch",
     )
     return Table("The network", columns, rows)
 
