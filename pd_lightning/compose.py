@@ -144,19 +144,24 @@ def read_yaml(path: str) -> dict[str, Any]:
     return loaded
 
 
-def _twice(node: Any) -> tuple[str, int] | None:
+def _twice(root: Any) -> tuple[str, int] | None:
     """A name that a mapping has twice, of which YAML takes the last without a word, and its line."""
-    names: set[str] = set()
-    for key, value in node.value if node is not None and node.id == "mapping" else ():
-        if key.value in names:
-            return str(key.value), key.start_mark.line + 1
-        if key.id == "scalar" and key.value != "<<":
-            names.add(key.value)
-        if found := _twice(value):
-            return found
-    for item in node.value if node is not None and node.id == "sequence" else ():
-        if found := _twice(item):
-            return found
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:  # an alias brings a node again
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            nodes += node.value
+        elif node.id == "mapping":
+            names: set[str] = set()
+            for key, value in node.value:
+                if key.id == "scalar" and key.value in names:
+                    return str(key.value), key.start_mark.line + 1
+                if key.id == "scalar" and key.value != "<<":
+                    names.add(key.value)
+                nodes.append(value)
     return None
 
 

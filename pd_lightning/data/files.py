@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def find_files(paths: list[str], key: str) -> list[Path]:
@@ -57,3 +60,44 @@ def open_text(path: Path) -> TextIO:
 def total_size(paths: list[Path]) -> int:
     """Bytes of all files together."""
     return sum(path.stat().st_size for path in paths)
+
+
+@contextmanager
+def readable(path: Path, encoding: str, remedy: str) -> Iterator[None]:
+    """Says which file is no text where reading fails inside the block.
+
+    Args:
+        path: The file.
+        encoding: That it must have.
+        remedy: What to do.
+
+    Raises:
+        ValueError: In place of errors of decoding and decompressing.
+    """
+    from zstandard import ZstdError
+
+    try:
+        yield
+    except (UnicodeDecodeError, zlib.error, EOFError, gzip.BadGzipFile, ZstdError) as error:
+        raise ValueError(f"{path} must be text in {encoding}, got bytes that are not ({error}). {remedy}") from None
+
+
+@contextmanager
+def parquet_file(parquet: Any, path: Path, remedy: str) -> Iterator[Any]:
+    """Opens a Parquet file.
+
+    Args:
+        parquet: `pyarrow.parquet`.
+        path: The file.
+        remedy: What to do about one that is none.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        file = parquet.ParquetFile(path)
+    except ValueError as error:  # PyArrow's own are such
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"{path} must be a Parquet file, got something else ({reason}). {remedy}") from error
+    with file:
+        yield file

@@ -6,23 +6,22 @@ A class of your own works the same: subclass `Source`, yield strings, name it by
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
 import os
 import platform
 import sysconfig
 import tokenize as python_source
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.data.files import find_files, open_text, total_size
+from pd_lightning.data.files import find_files, open_text, parquet_file, readable, total_size
 from pd_lightning.redaction import redact
 
+_GOOD_FILES = "Mend the file, set source.encoding, or name the good files alone with a glob in source.paths."
+_OTHER_SOURCE = "Mend the file, or set source to pd_lightning.data.JSONLines or TextFiles."
 EXTRA = "Install it with: pip install 'pd-lightning[data]'"
 
 
@@ -95,7 +94,7 @@ class TextFiles(Source):
 
     def __iter__(self) -> Iterator[str]:
         for path in find_files(self.paths, "source.paths of TextFiles"):
-            with path.open(encoding=self.encoding, newline="") as file, _readable(path, self.encoding):
+            with path.open(encoding=self.encoding, newline="") as file, readable(path, self.encoding, _GOOD_FILES):
                 while piece := file.read(self.split_bytes):
                     yield piece + file.readline(self.split_bytes)
 
@@ -118,7 +117,7 @@ class JSONLines(Source):
 
     def __iter__(self) -> Iterator[str]:
         for path in find_files(self.paths, "source.paths of JSONLines"):
-            with open_text(path) as file, _readable(path, "utf-8"):
+            with open_text(path) as file, readable(path, "utf-8", _GOOD_FILES):
                 for number, line in enumerate(file, start=1):
                     if line.strip() and (text := self._text(line, f"{path}, line {number}")):
                         yield text
@@ -168,25 +167,13 @@ class Parquet(Source):
     def _files(self) -> Iterator[Any]:
         pq = _import("pyarrow.parquet", "pyarrow", "pd_lightning.data.Parquet")
         for path in find_files(self.paths, "source.paths of Parquet"):
-            with self._opened(pq, path) as file:
+            with parquet_file(pq, path, _OTHER_SOURCE) as file:
                 names = file.schema_arrow.names
                 if self.column not in names:
                     raise ValueError(
                         f"{path} must have the column {self.column!r}, got {', '.join(names)}. Set source.column."
                     )
                 yield file
-
-    @contextmanager
-    def _opened(self, pq: Any, path: Path) -> Iterator[Any]:
-        try:
-            file = pq.ParquetFile(path)
-        except ValueError as error:  # PyArrow's own are such
-            raise ValueError(
-                f"{path} must be a Parquet file, got something else ({str(error).splitlines()[0]}). Mend the file, or "
-                "set source to pd_lightning.data.JSONLines or TextFiles."
-            ) from error
-        with file:
-            yield file
 
 
 class HuggingFace(Source):
@@ -246,17 +233,6 @@ def _known_encoding(name: str) -> str:
             f"encoding must be one that Python knows, got {name!r}. Set source.encoding to utf-8, say."
         ) from None
     return name
-
-
-@contextmanager
-def _readable(path: Path, encoding: str) -> Iterator[None]:
-    try:
-        yield
-    except (UnicodeDecodeError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path} must be text in {encoding}, got bytes that are not ({error}). Mend the file, set "
-            "source.encoding, or name the good files alone with a glob in source.paths."
-        ) from None
 
 
 def _import(module: str, package: str, user: str) -> Any:

@@ -85,6 +85,7 @@ LAID_OVER: dict[str, Mistake] = {
         ["text/a.txt, line 1 must be one JSON object, got", "use pd_lightning.data.TextFiles"],
     ),
     "no gzip": ("tokenize", source("data.JSONLines", paths=["bad.jsonl.gz"]), [], 1, ["bad.jsonl.gz must be", "Mend"]),
+    "no Zstandard": ("tokenize", source("data.JSONLines", paths=["bad.jsonl.zst"]), [], 1, ["bad.jsonl.zst must be"]),
     "no Parquet": (
         "tokenize",
         source("data.Parquet", paths=["text/a.txt"]),
@@ -262,6 +263,16 @@ TYPED: dict[str, tuple[list[str], int, list[str]]] = {
         1,
         ["rows.jsonl, row 1 must have the fields", "got text. Set tokens_field and logprobs_field."],
     ),
+    "import of no Parquet": (
+        [*IMPORT, "[bad.parquet]"],
+        1,
+        ["bad.parquet must be a Parquet file, got", "Mend the file"],
+    ),
+    "import of no gzip": (
+        [*IMPORT, "[bad.jsonl.gz]"],
+        1,
+        ["bad.jsonl.gz must be text in utf-8, got bytes", "leave it out"],
+    ),
     "import of half a row": (
         [*IMPORT, "[said.jsonl]", "--tokens_field", "tokens", "--logprobs_field", "said"],
         1,
@@ -292,7 +303,8 @@ def files(folder: Path) -> None:
     (folder / "rows.jsonl").write_text('{"text": "a b c"}\n')
     (folder / "said.jsonl").write_text(json.dumps({"tokens": [1, 2, 3], "said": [None, {"2": -1.0}]}) + "\n")
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 50)
-    (folder / "bad.jsonl.gz").write_bytes(b"no gzip")
+    for name in ("bad.jsonl.gz", "bad.jsonl.zst", "bad.parquet"):
+        (folder / name).write_bytes(b"neither gzip, nor Zstandard, nor Parquet")
 
 
 def fill(argv: list[str], places: dict[str, str]) -> list[str]:
