@@ -100,6 +100,9 @@ def test_what_the_page_concludes() -> None:
     assert float(memory[1]) - float(memory[3]) < 0.2 * (float(memory[0]) - float(memory[3]))
     orders = rows["The order"]["500B, in windows of 4,096"]
     assert float(orders[1]) == pytest.approx(float(orders[2]) / 4, rel=0.01)
+    found = SCALE.measured()
+    assert f"took {found['largest_order_seconds']:.0f} s of a processor and" in SECTION
+    assert f"and {found['largest_order_bytes'] / 1e9:.1f} GB of resident memory" in SECTION
     bandwidth = rows["Bandwidth"]
     assert float(bandwidth["read, top-p 0.95, k 100, `compact`"][1]) < 0.02 * GIVEN.disk / 1e6
     assert [bandwidth[f"{way}, top-p 0.95, k 100, `compact`"][4] for way in ("read", "record")] == ["0.15", "0.29"]
