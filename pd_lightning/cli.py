@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None, commands: Mapping[str, Command] = COMMAN
         commands: The table of commands.
 
     Returns:
-        The exit code: 0, 1 for an error, 2 for a wrong command line, 130 when interrupted.
+        The exit code: 0 or the command's own, 1 for an error, 2 for a wrong command line, 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if (here := str(Path.cwd())) not in sys.path:
@@ -99,8 +99,8 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
     name, arguments = argv[0], argv[1:]
     if name not in commands:
         raise CommandLineError(_unknown_command(name, commands))
-    _runner(commands[name])(name, commands[name], arguments)
-    return 0
+    result = _runner(commands[name])(name, commands[name], arguments)
+    return result if type(result) is int else 0
 
 
 def _runner(command: Command) -> Callable[[str, Command, Sequence[str]], Any]:

@@ -23,6 +23,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.redaction import refuse_redacted
+
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 NULLABLE_ENTRIES = (("model", "transforms"), ("model", "weighting"))  # mappings in which null drops an entry
 Key = tuple[str, ...]
@@ -39,7 +41,7 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         FileNotFoundError: A configuration file does not exist.
-        ValueError: A file is no YAML mapping, ``--config`` names none, or an entry has no class.
+        ValueError: A file is no YAML mapping, ``--config`` names none, an entry has no class, or a secret was left out.
     """
     config: dict[str, Any] = {}
     rest: list[str] = []
@@ -61,6 +63,7 @@ def compose(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             config = merge(config, _nest(path, _parse(value if equals else tokens.popleft())))
     _check_entries(config)
+    refuse_redacted(config)
     return config, rest
 
 
@@ -125,16 +128,41 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config must name a YAML file, got {path}, which does not exist.")
     try:
-        loaded = _load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        loaded = _load(text)
+        twice = _twice(yaml.compose(text, yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"{path}{place}: this is no valid YAML ({error.problem}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: this is no YAML text ({str(error).splitlines()[0]}).") from error
+    if twice:
+        raise ValueError(f"{path}, line {twice[1]}: each name must be given once, got {twice[0]} again. Remove one.")
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} must hold a mapping of settings (name: value), got {_shorten(loaded)}.")
     return loaded
+
+
+def _twice(root: Any) -> tuple[str, int] | None:
+    """A name that a mapping has twice, of which YAML takes the last without a word, and its line."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:  # an alias brings a node again
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            nodes += node.value
+        elif node.id == "mapping":
+            names: set[str] = set()
+            for key, value in node.value:
+                if key.id == "scalar" and key.value in names:
+                    return str(key.value), key.start_mark.line + 1
+                if key.id == "scalar" and key.value != "<<":
+                    names.add(key.value)
+                nodes.append(value)
+    return None
 
 
 def _load(text: str) -> Any:

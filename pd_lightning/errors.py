@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pd_lightning.lost_processes import lost_process_message
+from pd_lightning.redaction import redact_text
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
 # The machine's limits are never a bug, whoever ran into them.
@@ -53,7 +54,7 @@ def exit_code(error: BaseException) -> int | None:
     message = user_message(error)
     if message is None:
         return None
-    print(f"pd-lightning: error: {message}", file=sys.stderr)
+    print(f"pd-lightning: error: {redact_text(message)}", file=sys.stderr)
     return 2 if isinstance(error, CommandLineError | ArgumentError) else 1
 
 
@@ -89,7 +90,8 @@ def _lightning_message(error: BaseException) -> str | None:
 
     What it says of a misused hook or method, with code of a module or callback between, is a bug and no setting.
     """
-    if not isinstance(error, ValueError | ModuleNotFoundError) and type(error).__name__ != "MisconfigurationException":
+    kinds = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+    if not isinstance(error, kinds) and type(error).__name__ != "MisconfigurationException":
         return None
     modules = [_module(frame) for frame in _frames(error.__traceback__)]
     inside = list(dropwhile(lambda module: module.split(".")[0] != "lightning", modules))

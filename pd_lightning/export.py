@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pd_lightning.checkpoints import load_checkpoint
 from pd_lightning.model_card import model_card
+from pd_lightning.redaction import refuse_redacted
 from pd_lightning.store.durable import temporary_beside
 
 _PREFIX = "student.model."
@@ -79,18 +80,29 @@ def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def load_student(folder: str | Path) -> Any:
+def load_student(folder: str | Path, trust_remote_code: bool = False) -> Any:
     """Load an exported student that is no Hugging Face model.
 
     Args:
         folder: What `export` wrote.
+        trust_remote_code: Import and call the class that the folder's `student.yaml` names. Only for folders of your
+            own, or after a look at that file.
 
     Returns:
         The `nn.Module`, in evaluation mode.
+
+    Raises:
+        ValueError: If `trust_remote_code` is not set.
     """
     from safetensors.torch import load_model
 
-    student = _instantiate((Path(folder) / _RECIPE).read_text(encoding="utf-8"))
+    recipe = Path(folder) / _RECIPE
+    if not trust_remote_code:
+        raise ValueError(
+            f"load_student must be told to run what {recipe} names, got trust_remote_code false. Look at that file, "
+            "and set trust_remote_code to true where you trust it."
+        )
+    student = _instantiate(recipe.read_text(encoding="utf-8"))
     load_model(student, Path(folder) / _WEIGHTS)
     return student.eval()
 
@@ -133,7 +145,7 @@ def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, fo
 
     settings = dict(checkpoint["pd_lightning"]["student_config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     model.load_state_dict(state)
     # Padding is for batches in generation alone, see `student_defaults`.
     model.generation_config.pad_token_id = config.eos_token_id
@@ -166,7 +178,9 @@ def _instantiate(recipe: str) -> Any:
     parser.add_subclass_arguments(nn.Module, "student")
     import yaml
 
-    return parser.instantiate(parser.parse_object({"student": yaml.safe_load(recipe)})).student
+    settings = {"student": yaml.safe_load(recipe)}
+    refuse_redacted(settings)
+    return parser.instantiate(parser.parse_object(settings)).student
 
 
 def _export_tokenizer(tokenizer: str | None, folder: Path) -> None:

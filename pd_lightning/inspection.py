@@ -47,6 +47,8 @@ def inspect(
     """
     if teacher is not None and not recompute:
         raise ValueError(f"teacher must come with recompute, got {teacher} alone. Set recompute to 8, say.")
+    if recompute < 0:
+        raise ValueError(f"recompute must be at least 0, got {recompute}. Set recompute to 8, say.")
     if "://" in path:
         raise ValueError(f"path must be a folder on this machine, got {path}. Copy the folder here first.")
     problems = _verify(path, quiet=json) if verify else []

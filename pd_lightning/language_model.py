@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pd_lightning.architectures import check_sizes, make_causal_lm
 from pd_lightning.heads import Head, LinearHead
 from pd_lightning.isolation import isolates_documents
 from pd_lightning.router_loss import router_coefficient, router_loss, warn_of_lost_router_loss
@@ -157,7 +158,7 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: If `model_type` is missing or unknown, or a field looks like a misspelt one.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     fields = dict(settings)
     model_type = fields.pop("model_type", None)
@@ -174,8 +175,8 @@ def build_causal_lm(settings: Mapping[str, Any]) -> nn.Module:
             "Set model.student.init_args.config.model_type, to llama say."
         ) from error
     _check_fields(model_type, set(fields), known)
-    config = _configure(model_type, fields)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    check_sizes(model_type, fields)
+    return make_causal_lm(model_type, _configure(model_type, fields))
 
 
 def _configure(model_type: str, fields: dict[str, Any]) -> Any:
@@ -210,9 +211,11 @@ def load_causal_lm(name: str, dtype: torch.dtype | str, key: str, **options: Any
     try:
         # Lightning builds models inside a context of the run's device, in which transformers would ask for accelerate.
         with torch.device("cpu"):
-            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         found = "the folder exists" if Path(name).is_dir() else "there is no such folder"
+        if "safetensors" in str(error) and any(Path(name).glob("*.bin")):
+            found = "its weights are pickled, which could run code: save the model anew with save_pretrained"
         # A name on the hub is one word, or two; what is said of others as names is of no use.
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
         reason = "" if is_path and not Path(name).is_dir() else f": {str(error).strip().splitlines()[0]}"

@@ -23,10 +23,10 @@ from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.optimization import (
     OptimizerCallable,
+    build_optimizer,
     catch_up,
     default_optimizer,
     length_of_run,
-    parameter_groups,
     scheduled,
     total_norm,
 )
@@ -175,7 +175,7 @@ class DistillationModule(pl.LightningModule):
         """Make the optimizer over the student alone, and let `lr` give its learning rate at each step."""
         self._total_steps = length_of_run(self.trainer.estimated_stepping_batches)
         check_schedules(self.kd_weight, self.objective.schedules(), self.lr, self._total_steps)
-        optimizer = self.make_optimizer(parameter_groups(self._student))
+        optimizer = build_optimizer(self.make_optimizer, self._student)
         scheduler = scheduled(optimizer, self.lr, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -19,6 +19,21 @@ def default_optimizer(params: Iterable[Any]) -> Optimizer:
     return AdamW(params, betas=(0.9, 0.95), weight_decay=0.1)
 
 
+def build_optimizer(make: OptimizerCallable, module: nn.Module) -> Optimizer:
+    """Make an optimizer over a module's parameter groups.
+
+    Raises:
+        ValueError: If it does not take its settings, or no groups.
+    """
+    try:
+        return make(parameter_groups(module))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"model.optimizer must be able to take its settings and groups of parameters, got: "
+            f"{' '.join(str(error).split()).rstrip('.')}. Correct model.optimizer."
+        ) from error
+
+
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split the trainable parameters: matrices decay, vectors (biases, norms) do not.
 

@@ -16,6 +16,9 @@ from pd_lightning.errors import CommandLineError
 KEY = re.compile(r'Parser key "([^"]+)":')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 NOISE = re.compile(r"^\s*(Subtypes:|Given value type:|Given value:|Errors:|Does not validate against any)")
+EXPECTED = re.compile(r"- Expected a (.+)$")
+NESTED = re.compile(r"NestedArg\(key='([^']+)'")
+PLAIN = {"bool", "int", "float", "str"}
 LIMIT = 400  # characters of a message that no rule below knows
 
 
@@ -57,7 +60,7 @@ def explain(message: str, settings: Sequence[str] = ()) -> str:
                 where = ".init_args.".join(keys)
                 text = rule(found, classes[-1] if classes else "", settings)
                 return f"{where}: {text}" if where else text
-    return _condensed(message)
+    return _none_of(message, ".init_args.".join(keys)) or _condensed(message)
 
 
 Found = re.Match[str]
@@ -142,8 +145,24 @@ RULES: list[tuple[re.Pattern[str], Rule]] = [
     (re.compile(r"Expected a <class 'dict'>$"), _no_mapping),
     (re.compile(r"the following arguments are required: (.+)"), _required),
     (re.compile(r"Expected a typing\.Literal\[(.+)\]\. Got value: (.*)"), _wrong_choice),
-    (re.compile(r"Expected a (.+)\. Got value: (.*)"), _wrong_type),
+    (re.compile(r"Expected a (.+?)\. Got value: (.*?)(?:\. Got value: .*)?$"), _wrong_type),
 ]
+
+
+def _none_of(message: str, where: str) -> str | None:
+    """One sentence for a value that fits none of several types."""
+    lines = [line.strip() for line in message.splitlines()]
+    types = [found[1] for line in lines if (found := EXPECTED.match(line))]
+    value = next((line.partition(": ")[2] for line in lines if line.startswith("Given value:")), None)
+    if not where or not types or value is None:
+        return None
+    if nested := NESTED.search(value):
+        return f"{where}: '{nested[1]}' must be below a class, got a plain value there. Set {where}.class_path first."
+    choices = ", ".join(literal[1] for kind in types if (literal := re.fullmatch(r"typing\.Literal\[(.+)\]", kind)))
+    plain = [name for kind in types if (name := re.sub(r"^<class '(.+)'>$", r"\1", kind)) in PLAIN]
+    if choices:
+        return f"{where}: the value must be one of {choices}, got {value}."
+    return f"{where}: the value must be of type {' or '.join(plain)}, got {value}." if plain else None
 
 
 def _parameters(class_path: str) -> list[str]:

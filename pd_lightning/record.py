@@ -18,6 +18,7 @@ from pd_lightning.recording_loaders import LoaderData
 from pd_lightning.recording_output import RecordingOutput
 from pd_lightning.recording_plan import RecordingPlan, check_space
 from pd_lightning.recording_targets import TargetEncoder
+from pd_lightning.redaction import redact, redact_text
 from pd_lightning.sampling import Sampling
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import Manifest, SplitInfo, software_versions
@@ -151,14 +152,15 @@ class Recorder(pl.LightningModule):
 
     def finish(self) -> None:
         """Make the store out of all chunks, on one rank, when all ranks are through."""
+        address = redact_text(self.output.address)
         if self.output.complete:
-            rank_zero_info(f"{self.output.address} is complete")
+            rank_zero_info(f"{address} is complete")
         else:
             totals = self.output.totals(self._blocks.num_blocks)
             statistics = per_token(totals)
             self.output.finish(self._manifest(statistics), self._blocks.tokenizer_dir)
             tokens, size = int(totals["tokens"]), statistics["bytes_per_token"]
-            rank_zero_info(f"Recorded {tokens:,} tokens at {size:.1f} bytes each into {self.output.address}")
+            rank_zero_info(f"Recorded {tokens:,} tokens at {size:.1f} bytes each into {address}")
         self.output.settle()
 
     def _manifest(self, statistics: dict[str, float]) -> Manifest:
@@ -231,7 +233,7 @@ class Recorder(pl.LightningModule):
 
     def _settings(self) -> dict[str, Any]:
         blocks = self._blocks
-        return {
+        settings = {
             "teacher": self.teacher.describe(),
             "blocks": blocks.identity(),
             "selection": asdict(self.form.selection),
@@ -240,6 +242,8 @@ class Recorder(pl.LightningModule):
             "blocks_per_chunk": self.blocks_per_chunk,
             "num_blocks": blocks.num_blocks,
         }
+        redacted: dict[str, Any] = redact(settings)
+        return redacted
 
     def _new_plan(self, bytes_per_block: float, vocab_size: int) -> RecordingPlan:
         blocks = self._blocks

@@ -11,10 +11,9 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-
+from pd_lightning.data.addresses import file_system
 from pd_lightning.recording_plan import PLAN_FILE
-from pd_lightning.store.checksums import FileDigest, digest_file
+from pd_lightning.store.checksums import FileDigest, check_inside, digest_file
 from pd_lightning.store.durable import TEMPORARY, write_durably
 from pd_lightning.store.manifest import MANIFEST_FILE
 
@@ -35,7 +34,7 @@ class Spool:
         self.address = address
         # Typed so, as file systems are of other people's making.
         self._files: Any
-        self._files, self._root = fsspec.core.url_to_fs(address)
+        self._files, self._root = file_system(address, "model.upload_to")
 
     @property
     def complete(self) -> bool:
@@ -133,7 +132,9 @@ class Spool:
         """Names of the uploaded files, relative to the store."""
         self._files.invalidate_cache()
         root = PurePosixPath(self._root)
-        return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in self._files.find(self._root))
+        names = sorted(PurePosixPath(name).relative_to(root).as_posix() for name in self._files.find(self._root))
+        check_inside(self.folder, names)  # an object's name may well have `..` in it
+        return names
 
     def _digest(self, there: str) -> FileDigest:
         digest, size = hashlib.sha256(), 0

@@ -18,6 +18,7 @@ from pd_lightning.launched import end_with_launcher
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
 from pd_lightning.quiet import quieten
+from pd_lightning.redaction import redacted_yaml
 from pd_lightning.runs import (
     CHECKPOINTS,
     DEFAULT_ROOT,
@@ -26,6 +27,7 @@ from pd_lightning.runs import (
     resolve_checkpoint,
     run_callbacks,
 )
+from pd_lightning.trainer_checks import check_sections, check_settings
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
@@ -109,7 +111,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+        settings = self.parser.dump(self.config, skip_none=False)
+        (folder / self.config_filename).write_text(redacted_yaml(settings), encoding="utf-8")
 
 
 class TrainerCLI(LightningCLI):
@@ -163,7 +166,7 @@ class TrainerCLI(LightningCLI):
         """The Trainer, with the run folder's logs and checkpoints where the YAML of a training names none."""
         given = self.config_init[self.command]["trainer"]
         root = given["default_root_dir"] or "."
-        _check_length(given, self.command)
+        check_settings(given, self.command, needs_length=self.command in ("fit", PLOT))
         writes = self.command == "fit" and not given["barebones"]
         logger = given["logger"]
         if logger is None or logger is True:
@@ -210,18 +213,6 @@ class TrainerCLI(LightningCLI):
         self.trainer.predict(weights_only=True, **kwargs)
 
 
-def _check_length(given: Any, command: str) -> None:
-    """Refuse a training of Lightning's 1,000 epochs by default, or of none."""
-    limits = [given["max_epochs"], given["max_time"], given["fast_dev_run"] or None]
-    if command in ("fit", PLOT) and given["max_steps"] == -1 and all(limit is None for limit in limits):
-        raise ValueError(
-            "The length of a training must be set, got neither trainer.max_steps nor trainer.max_epochs. Set "
-            "trainer.max_steps."
-        )
-    if given["max_steps"] == 0 or given["max_steps"] < -1:
-        raise ValueError(f"trainer.max_steps must be at least 1, got {given['max_steps']}. Raise trainer.max_steps.")
-
-
 def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     """Run a command of the Trainer.
 
@@ -236,4 +227,5 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     quieten()
     end_with_launcher()
     config, rest = compose(argv)
+    check_sections(config)
     return TrainerCLI(name.replace("-", "_"), load_target(command.target), as_arguments(config, rest))

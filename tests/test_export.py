@@ -84,7 +84,9 @@ def test_a_student_of_the_users_own_is_exported_too(
     student = {"class_path": "my_model.Bigram", "init_args": {"vocab_size": 300, "tie": tie}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"student": student}}))
     export(str(tmp_path / "checkpoints" / "last.ckpt"), str(tmp_path / "out"))
-    loaded = load_student(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"student\.yaml names, got trust_remote_code false"):
+        load_student(tmp_path / "out")
+    loaded = load_student(tmp_path / "out", trust_remote_code=True)
     assert type(loaded).__name__ == "Bigram"
     assert torch.equal(loaded(IDS), module(IDS))
 

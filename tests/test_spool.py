@@ -200,3 +200,23 @@ def test_addresses_of_something_else_are_refused(blocks: Path, teacher_dir: Path
     record(blocks, teacher_dir, tmp_path / "d", selection=Selection(p=0.9, k=10))
     with pytest.raises(ValueError, match=r"model\.upload_to must hold the recording of model\.output_dir"):
         record(blocks, teacher_dir, tmp_path / "d", other, selection=Selection(p=0.9, k=10))
+
+
+def test_records_elsewhere_are_not_fetched(tmp_path: Path) -> None:
+    """The name of an object may lead out of the folder, where its chunk would be emptied."""
+    files = fsspec.filesystem("memory")
+    root = f"/{tmp_path.name}/crafted"
+    outside = tmp_path / "mine" / "chunk-000000.bin"
+    outside.parent.mkdir()
+    outside.write_bytes(b"mine")
+    for name in ("recording.json", "train/../../mine/chunk-000000.bin", "train/../../mine/chunk-000000.json"):
+        files.store[f"{root}/{name}"] = files.store.get(name) or _file(files, f"{root}/{name}")
+    with pytest.raises(ValueError, match=r"must lie inside it, got 'train/\.\./\.\./mine/chunk-000000\.bin'"):
+        Spool(tmp_path / "spool", f"memory:/{root}").fetch()
+    assert local_contents(outside.parent) == {"chunk-000000.bin": b"mine"}
+
+
+def _file(files: Any, path: str) -> Any:
+    from fsspec.implementations.memory import MemoryFile
+
+    return MemoryFile(files, path, b"{}")

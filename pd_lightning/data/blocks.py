@@ -22,7 +22,7 @@ from pd_lightning.data.suitability import check_split, check_trainer, check_vali
 from pd_lightning.store.manifest import Manifest, read_manifest
 from pd_lightning.store.reader import BlockReader
 
-_Number = TypeVar("_Number", int, int | None)
+_Number = TypeVar("_Number", int, int | None, float)
 _GPU_WORKERS = 2
 
 
@@ -87,7 +87,7 @@ class TokenBlocks(LightningDataModule):
     ) -> None:
         super().__init__()
         self._addresses = (path, path if val_path is None else val_path)
-        self._files = Folders(Path(cache_dir), cache_gb)
+        self._files = Folders(Path(cache_dir), _at_least(0, "cache_gb", cache_gb))
         self.batch_size = _at_least(1, "batch_size", batch_size)
         self.val_batch_size = _at_least(1, "val_batch_size", batch_size if val_batch_size is None else val_batch_size)
         self.num_workers = _at_least(0, "num_workers", num_workers)

@@ -74,7 +74,7 @@ def import_logits(
             holds something else.
         FileNotFoundError: An entry of `paths` names no file.
     """
-    files = find_files(paths, "import-logits")
+    files = find_files(paths, "paths")
     origin = {"paths": paths, "files": len(files), "bytes": total_size(files), "listing": _listing(files)}
     import_rows(
         read_rows([str(file) for file in files], tokens_field, logprobs_field),

@@ -40,13 +40,13 @@ def epoch_order(
         return np.arange(num_blocks, dtype=np.int64)
     bits = _random_bits(seed, epoch, source)
     if window <= 0:
-        return np.argsort(bits.random_raw(num_blocks), kind="stable").astype(np.int64)
+        return np.argsort(bits.random_raw(num_blocks), kind="stable").astype(np.int64, copy=False)
     length = max(1, window // 8)
     runs = np.argsort(bits.random_raw(-(-num_blocks // length)), kind="stable")
     order = (runs[:, None] * length + np.arange(length)).ravel()
     order = order[order < num_blocks]
     within = np.lexsort((bits.random_raw(num_blocks), np.arange(num_blocks) // window))
-    return order[within].astype(np.int64)
+    return order[within].astype(np.int64, copy=False)
 
 
 def _random_bits(seed: int, epoch: int, source: int = 0) -> np.random.PCG64:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.data.addresses import file_system
 from pd_lightning.store.checksums import CHECKSUMS_FILE, FileDigest, digest_file, read_checksums
 from pd_lightning.store.durable import TEMPORARY, publish, temporary_beside, write_durably
 from pd_lightning.store.manifest import Manifest
@@ -115,9 +116,7 @@ class RemoteFolder:
     def _files(self) -> tuple[Any, str]:
         """The file system, opened anew in each process: connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            import fsspec
-
-            self._opened = (os.getpid(), *fsspec.core.url_to_fs(self.address))
+            self._opened = (os.getpid(), *file_system(self.address, "data.path"))
         return self._opened[1], self._opened[2]
 
     def _read(self, name: str) -> bytes:
@@ -159,8 +158,16 @@ class Folders:
         """The blocks of a split of a folder that `local` gave; it is checked once for all splits."""
         remote = self._remote.get(folder)
         if folder not in self._verified:
-            self._verified[folder] = verify_layout(folder, chunks=remote is None)
+            self._verified[folder] = verify_layout(folder, chunks=remote is None, share=_share())
         return BlockReader(folder, split, None if remote is None else remote.fetch, self._verified[folder])
+
+
+def _share() -> tuple[int, int]:
+    """This process, and how many there are."""
+    from torch import distributed
+
+    there = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if there else (0, 1)
 
 
 def _by_age(paths: Iterable[Path], before: float = float("inf")) -> list[tuple[float, int, Path]]:

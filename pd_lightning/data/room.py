@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.redaction import redact
 from pd_lightning.store.chunks import discard_unfinished
 from pd_lightning.store.durable import TEMPORARY
 from pd_lightning.store.manifest import read_manifest
@@ -42,6 +43,7 @@ def make_room(
             raise ValueError(f"output_dir must not hold {found}, got {folder}. Choose another output_dir.")
         # Folders from before there was a choice don't have it among their settings.
         before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
+        settings = redact(settings)
         if before == settings and repeatable:
             return False
         if not overwrite:

@@ -5,22 +5,23 @@ A class of your own works the same: subclass `Source`, yield strings, name it by
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import json
 import os
 import platform
 import sysconfig
 import tokenize as python_source
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.data.files import find_files, open_text, total_size
+from pd_lightning.data.files import find_files, open_text, parquet_file, readable, total_size
+from pd_lightning.redaction import redact
 
+_GOOD_FILES = "Mend the file, set source.encoding, or name the good files alone with a glob in source.paths."
+_OTHER_SOURCE = "Mend the file, or set source to pd_lightning.data.JSONLines or TextFiles."
 EXTRA = "Install it with: pip install 'pd-lightning[data]'"
 
 
@@ -37,7 +38,8 @@ class Source(ABC):
 
     def __repr__(self) -> str:
         """Class and settings: what `tokenize` compares to tell whether a folder holds the same corpus."""
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name[0] != "_")
+        shown = redact({name: value for name, value in vars(self).items() if name[0] != "_"})  # it goes into manifests
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__qualname__}({settings})"
 
 
@@ -84,19 +86,21 @@ class TextFiles(Source):
     """
 
     def __init__(self, paths: list[str], encoding: str = "utf-8", split_bytes: int = 1_000_000) -> None:
+        if split_bytes < 1:
+            raise ValueError(f"split_bytes must be at least 1, got {split_bytes}. Raise source.split_bytes.")
         self.paths = paths
-        self.encoding = encoding
+        self.encoding = _known_encoding(encoding)
         self.split_bytes = split_bytes
 
     def __iter__(self) -> Iterator[str]:
-        for path in find_files(self.paths, "TextFiles"):
-            with path.open(encoding=self.encoding, newline="") as file, _readable(path, self.encoding):
+        for path in find_files(self.paths, "source.paths of TextFiles"):
+            with path.open(encoding=self.encoding, newline="") as file, readable(path, self.encoding, _GOOD_FILES):
                 while piece := file.read(self.split_bytes):
                     yield piece + file.readline(self.split_bytes)
 
     def size_hint(self) -> int | None:
         """Bytes of all files together."""
-        return total_size(find_files(self.paths, "TextFiles"))
+        return total_size(find_files(self.paths, "source.paths of TextFiles"))
 
 
 class JSONLines(Source):
@@ -112,23 +116,23 @@ class JSONLines(Source):
         self.field = field
 
     def __iter__(self) -> Iterator[str]:
-        for path in find_files(self.paths, "JSONLines"):
-            with open_text(path) as file, _readable(path, "utf-8"):
+        for path in find_files(self.paths, "source.paths of JSONLines"):
+            with open_text(path) as file, readable(path, "utf-8", _GOOD_FILES):
                 for number, line in enumerate(file, start=1):
                     if line.strip() and (text := self._text(line, f"{path}, line {number}")):
                         yield text
 
     def size_hint(self) -> int | None:
         """Bytes of all files together; None where some are compressed."""
-        paths = find_files(self.paths, "JSONLines")
+        paths = find_files(self.paths, "source.paths of JSONLines")
         return None if any(path.suffix in {".gz", ".zst"} for path in paths) else total_size(paths)
 
     def _text(self, line: str, where: str) -> str:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
-                f"{where} must be one JSON object, got something else ({error.msg}). Mend the line, or use "
+                f"{where} must be one JSON object, got something else ({error}). Mend the line, or use "
                 "pd_lightning.data.TextFiles for plain text."
             ) from None
         return _field(record, self.field, where)
@@ -162,8 +166,8 @@ class Parquet(Source):
 
     def _files(self) -> Iterator[Any]:
         pq = _import("pyarrow.parquet", "pyarrow", "pd_lightning.data.Parquet")
-        for path in find_files(self.paths, "Parquet"):
-            with pq.ParquetFile(path) as file:
+        for path in find_files(self.paths, "source.paths of Parquet"):
+            with parquet_file(pq, path, _OTHER_SOURCE) as file:
                 names = file.schema_arrow.names
                 if self.column not in names:
                     raise ValueError(
@@ -221,15 +225,14 @@ def _field(record: Any, field: str, where: str) -> str:
     raise ValueError(f"{where} must hold text in the field {field!r}, got {got}. Set source.field.")
 
 
-@contextmanager
-def _readable(path: Path, encoding: str) -> Iterator[None]:
+def _known_encoding(name: str) -> str:
     try:
-        yield
-    except (UnicodeDecodeError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        codecs.lookup(name)
+    except LookupError:
         raise ValueError(
-            f"{path} must be text in {encoding}, got bytes that are not ({error}). Mend the file, set "
-            "source.encoding, or name the good files alone with a glob in source.paths."
+            f"encoding must be one that Python knows, got {name!r}. Set source.encoding to utf-8, say."
         ) from None
+    return name
 
 
 def _import(module: str, package: str, user: str) -> Any:

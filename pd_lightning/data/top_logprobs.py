@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pd_lightning.data.files import find_files, open_text
+from pd_lightning.data.files import find_files, open_text, parquet_file, readable
 
 Target = Mapping[Any, Any] | Sequence[Any] | None
 Row = tuple[str, Sequence[int], Sequence[Target]]  # its name for messages, token ids, and what was said of each
+_REMEDY = "Mend the file, or leave it out of paths."
 # Engines compute in bfloat16 or sum in another order: probabilities may come to a little more than one.
 _TOLERANCE = 1e-2
 # Alignment is judged anew for each so many positions: files further on may have been made another way.
@@ -77,7 +78,7 @@ def read_rows(paths: list[str], tokens: str, logprobs: str) -> Iterator[Row]:
         FileNotFoundError: An entry of `paths` names no file.
         ValueError: A line is no JSON object, or a field is missing.
     """
-    for path in find_files(paths, "import-logits"):
+    for path in find_files(paths, "paths"):
         for number, row in enumerate(_parquet(path) if path.suffix == ".parquet" else _json_lines(path), start=1):
             where = f"{path}, row {number}"
             missing = [name for name in (tokens, logprobs) if name not in row]
@@ -90,7 +91,7 @@ def read_rows(paths: list[str], tokens: str, logprobs: str) -> Iterator[Row]:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open_text(path) as file:
+    with open_text(path) as file, readable(path, "utf-8", _REMEDY):
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -98,7 +99,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"a {type(row).__name__}")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {number} must be one JSON object, got {error}. Mend the file."
                 ) from None
@@ -108,7 +109,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with parquet_file(pq, path, _REMEDY) as file:
         # One at a time: as Python objects a row takes some hundred bytes for each id that it keeps.
         for batch in file.iter_batches(batch_size=1):
             yield from batch.to_pylist()

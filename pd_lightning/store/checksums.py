@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,16 +69,34 @@ def inside(folder: Path, name: str) -> Path:
     """Path of a file that a data folder's own JSON names.
 
     Raises:
-        ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link.
+        ValueError: The name leads out of the folder, by `..`, an absolute path or a symbolic link, or is none.
     """
-    path, pure = folder / name, PurePosixPath(name)
-    leads_out = pure.is_absolute() or ".." in pure.parts or "\0" in name
-    if leads_out or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"files of {folder} must lie inside it, got {name!r}. The folder is not to be trusted: "
-            "get it again from its source."
-        )
-    return path
+    check_inside(folder, [name])
+    return folder / name
+
+
+def check_inside(folder: Path, names: Iterable[str]) -> None:
+    """Refuse names that lead out of a data folder, see `inside`.
+
+    A store has up to a million files, on a file system that is slow to ask: each is asked about once, and not each
+    folder on the way to it.
+
+    Raises:
+        ValueError: One of them does.
+    """
+    root, sound = folder.resolve(), set()
+    for name in names:
+        path, pure = folder / name, PurePosixPath(name)
+        # On Windows a backslash separates folders, and a colon stands after a drive.
+        leads_out = pure.is_absolute() or not pure.parts or ".." in pure.parts or not {*"\0\\:"}.isdisjoint(name)
+        if not leads_out and path.parent not in sound:
+            leads_out = not path.parent.resolve().is_relative_to(root)
+            sound.add(path.parent)
+        if leads_out or (path.is_symlink() and not path.resolve().is_relative_to(root)):
+            raise ValueError(
+                f"files of {folder} must lie inside it, got {name!r}. The folder is not to be trusted: "
+                "get it again from its source."
+            )
 
 
 def checksums_json(files: dict[str, FileDigest]) -> bytes:
@@ -103,6 +122,5 @@ def read_checksums(folder: Path) -> dict[str, FileDigest]:
             f"{path} must list the digest of every file, got {type(error).__name__}: {error}. "
             "Write the folder again with the command that made it."
         ) from error
-    for name in files:
-        inside(folder, name)
+    check_inside(folder, files)
     return files

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.redaction import redact
 from pd_lightning.store.json_files import read_json
 from pd_lightning.store.manifest_fields import check, column_names, count, numbers, optional_object
 
@@ -127,8 +128,9 @@ class Manifest:
         return min(self.vocab_size, int(selection.get("samples", selection.get("k", self.vocab_size))))
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as plain JSON values."""
+        """The manifest as plain JSON values, without secrets."""
         body = dataclasses.asdict(self)
+        body |= {"teacher": redact(self.teacher), "extra": redact(self.extra)}
         body["columns"] = list(self.columns)
         for split in body["splits"].values():
             extra = split.pop("extra")

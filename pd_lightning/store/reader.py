@@ -52,7 +52,7 @@ class BlockReader:
         self.split = split
         self.manifest = manifest or verify_layout(folder, chunks=fetch is None)
         self._fetch = fetch
-        self._sound: set[int] = set()  # fetched chunks whose header is
+        self._sound: set[int] = set()  # chunks whose header is
         if split not in self.manifest.splits:
             raise ValueError(f"the split must be one of {sorted(self.manifest.splits)}, got {split!r} in {folder}.")
         self._info = self.manifest.splits[split]
@@ -109,8 +109,8 @@ class BlockReader:
     def _read(self, index: int, chunk: int) -> dict[str, np.ndarray]:
         from litdata.streaming.sampler import ChunkedIndex
 
-        # `verify_layout` saw the headers of chunks that were there.
-        if self._fetch is not None and chunk not in self._sound:
+        # `verify_layout` saw its share of the headers, and only of chunks that were there.
+        if chunk not in self._sound:
             path = self.folder / self.split / chunk_name(chunk)
             problem = header_problem(path, blocks_in_chunk(chunk, self._info))
             require(problem is None, f"its chunk {problem}")

@@ -41,7 +41,7 @@ class FrozenTeacher(Teacher):
     ) -> None:
         self.name = model if isinstance(model, str) else type(model).__name__
         self.dtype = dtype
-        self.device = device
+        self.device = _known_device(device)
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self._module = None if isinstance(model, str) else model
@@ -74,6 +74,7 @@ class FrozenTeacher(Teacher):
             ValueError: If its vocabulary or tokenizer is not the student's, its context is too short, or it can't
                 keep to one document where it must.
         """
+        _check_device(self.device)
         mesh = surroundings.device_mesh if self.device is None else None
         loaded = self._model is not None
         if self._model is None:
@@ -155,6 +156,27 @@ class FrozenTeacher(Teacher):
             "model.teacher.init_args.model",
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _known_device(name: str | None) -> str | None:
+    try:
+        torch.device(name or "cpu")
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be one of torch, got {name!r}. Set model.teacher.init_args.device to cuda:1, say, or leave "
+            "it out for the student's."
+        ) from error
+    return name
+
+
+def _check_device(name: str | None) -> None:
+    device = torch.device(name or "cpu")
+    there = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise ValueError(
+            f"The teacher's device must be there, got {name} on a machine with {there} GPUs. Set "
+            "model.teacher.init_args.device, or leave it out for the student's."
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from pd_lightning.compose import as_arguments, compose, merge
+from pd_lightning.compose import as_arguments, compose, merge, read_yaml
 
 UP = {"class_path": "pkg.Up", "init_args": {"peak": 3, "warmup": 0.5}}
 BASE = {
@@ -203,3 +203,22 @@ def test_a_setting_of_an_entry_that_is_not_there_is_refused(write: Callable[...,
         config, rest = compose(["--config", file, *way, "--model.transforms.new.init_args.value=2"])
         assert config["model"]["transforms"]["new"] == {"class_path": "pkg.New", "init_args": {"value": 2}}
         assert rest == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: {c: 1,\n c: 2}\n", "line 3: each name must be given once, got c again"),
+        ("a:\n- {b: 1}\n- b: 1\n  b: 2\n", "line 4: each name must be given once, got b again"),
+        ("a: &x {q: 1}\nb: *x\nc:\n  <<: *x\n", None),
+        ("a: {b: 1}\nc: {b: 1}\n", None),
+    ],
+)
+def test_a_name_is_given_once(tmp_path: Path, text: str, said: str | None) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    if said is None:
+        assert read_yaml(str(path))
+    else:
+        with pytest.raises(ValueError, match=said):
+            read_yaml(str(path))

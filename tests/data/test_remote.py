@@ -209,3 +209,17 @@ def test_folders_here_and_there_can_be_mixed(address, make_folder, tmp_path):
 def test_nothing_at_the_address(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be finished, got memory://nowhere without checksums\.json"):
         TokenBlocks("memory://nowhere", cache_dir=str(tmp_path / "cache")).setup("fit")
+
+
+@pytest.mark.parametrize("name", ["../../stolen", "/stolen", "tokenizer/../../../stolen", "..\\stolen", ""])
+def test_files_elsewhere_are_not_fetched(make_folder, tmp_path, name):
+    folder = make_folder()
+    checksums = json.loads((folder / "checksums.json").read_text())
+    checksums["files"][name] = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+    (tmp_path / "stolen").write_text("{}")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="must lie inside it, got"):
+        RemoteFolder(f"file://{folder}", tmp_path / "cache", 1e9)
+    made = [path for path in set(tmp_path.rglob("*")) - before if path.is_file()]
+    assert [path.name for path in made] == ["checksums.json"]

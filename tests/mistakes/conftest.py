@@ -89,6 +89,7 @@ def bases(places: dict[str, str], tiny: SimpleNamespace) -> dict[str, Settings]:
         "fit": fit,
         "offline": merge(fit, stored),
         "validate": fit,
+        "plot-schedules": merge(fit, {"trainer": {"max_steps": 10}}),
         "online": merge(fit, {"model": {"teacher": record["model"]["teacher"]}}),
         "record": record,
         "tokenize": tokenize,

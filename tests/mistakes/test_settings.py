@@ -31,6 +31,14 @@ def teacher(**init_args: Any) -> Settings:
     return {"model": {"teacher": of("teachers.FrozenTeacher", **init_args)}}
 
 
+def trainer(**settings: Any) -> Settings:
+    return {"trainer": settings}
+
+
+def callback(class_path: str, **init_args: Any) -> Settings:
+    return {"trainer": {"callbacks": [{"class_path": class_path, "init_args": init_args}]}}
+
+
 MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
     # Data
     "no such data": ("fit", data(path="nowhere"), 1, ["data folder must exist, got nowhere", "pd-lightning tokenize"]),
@@ -256,6 +264,294 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         ["tail: the value must be one of 'bucket', 'renormalize', 'uniform', 'none', got buckett"],
     ),
     "broken YAML": ("fit", "model: {a: [1\n", 1, ["mistake.yaml, line 2", "no valid YAML"]),
+    # Trainer, callbacks, loggers
+    "no device": ("fit", trainer(devices=0), 1, ["trainer.devices must be at least 1, got 0", "Raise trainer.devices"]),
+    "devices in words": ("fit", trainer(devices="two"), 1, ["trainer: `devices`", "should be an int > 0"]),
+    "no such strategy": ("fit", trainer(strategy="ddpp"), 1, ["trainer: ", "strategy='ddpp'", "auto, ddp"]),
+    "a strategy for GPUs": ("fit", trainer(strategy="fsdp"), 1, ["requires a GPU", "accelerator='cpu'"]),
+    "a strategy that is not installed": ("fit", trainer(strategy="deepspeed"), 1, ["pip install -U deepspeed"]),
+    "no such precision": (
+        "fit",
+        trainer(precision="bf8"),
+        2,
+        ["trainer.precision: the value must be one of", "'bf16-mixed'", "got bf8"],
+    ),
+    "16-bit floats": ("fit", trainer(precision="16-true"), 1, ["trainer.precision must", "got 16-true", "bf16"]),
+    "seed in words": ("fit", {"seed_everything": "x"}, 2, ["seed_everything: the value must be of type bool or int"]),
+    "negative seed": ("fit", {"seed_everything": -1}, 1, ["-1 is not in bounds", "from 0 to 4294967295"]),
+    "steps in words": (
+        "fit",
+        trainer(max_steps="ten"),
+        2,
+        ["trainer.max_steps: the value must be of type int, got ten"],
+    ),
+    "no epoch": (
+        "fit",
+        trainer(max_steps=-1, max_epochs=0),
+        1,
+        ["max_epochs must be at least 1, got 0", "Raise trainer"],
+    ),
+    "epochs below -1": ("fit", trainer(max_epochs=-2), 1, ["trainer.max_epochs must be at least -1, got -2"]),
+    "time in words": ("fit", trainer(max_time="1 day"), 1, ["duration='1 day'", "DD:HH:MM:SS"]),
+    "no accumulation": (
+        "fit",
+        trainer(accumulate_grad_batches=0),
+        1,
+        ["accumulate_grad_batches must be at least 1, got 0"],
+    ),
+    "negative clipping": (
+        "fit",
+        trainer(gradient_clip_val=-1.0),
+        1,
+        ["gradient_clip_val must be at least 0, got -1.0"],
+    ),
+    "clipping by nothing known": (
+        "fit",
+        trainer(gradient_clip_val=1.0, gradient_clip_algorithm="nrom"),
+        1,
+        ["trainer: ", "nrom", "['value', 'norm']"],
+    ),
+    "validation never": (
+        "fit",
+        trainer(val_check_interval=0),
+        1,
+        ["val_check_interval must be above 0, got 0", "limit_val"],
+    ),
+    "no epoch between validations": ("fit", trainer(check_val_every_n_epoch=0), 1, ["must be at least 1, got 0"]),
+    "sanity": ("fit", trainer(num_sanity_val_steps=-3), 1, ["num_sanity_val_steps must be at least -1, got -3"]),
+    "a share above 1": (
+        "fit",
+        trainer(limit_val_batches=2.5),
+        1,
+        ["trainer: ", "2.5 for limit_val_batches", "[0.0, 1.0]"],
+    ),
+    "a file as run folder": (
+        "fit",
+        trainer(default_root_dir="text/a.txt"),
+        1,
+        ["default_root_dir must be the folder of a run, got the file text/a.txt", "Choose another"],
+    ),
+    "a list as section": ("fit", {"trainer": [1]}, 1, ["trainer must hold settings (name: value), got [1]", "YAML"]),
+    "misspelt callback": (
+        "fit",
+        callback("lightning.pytorch.callbacks.ModelChekpoint"),
+        2,
+        ["trainer.callbacks: there is no class 'ModelChekpoint'", "Did you mean 'ModelCheckpoint'?"],
+    ),
+    "no callback": ("fit", callback("pd_lightning.losses.ForwardKL"), 2, ["the class must be a Callback, got"]),
+    "a metric that is not logged": (
+        "fit",
+        callback("lightning.pytorch.callbacks.EarlyStopping", monitor="val/loss"),
+        1,
+        ["trainer: Early stopping conditioned on metric `val/loss` which is not available", "`val/lm_loss`"],
+    ),
+    "a checkpoint by no metric": (
+        "fit",
+        callback("lightning.pytorch.callbacks.ModelCheckpoint", save_top_k=2),
+        1,
+        ["trainer.callbacks: ModelCheckpoint(save_top_k=2, monitor=None) is not a valid"],
+    ),
+    "a mode of no kind": (
+        "fit",
+        callback("lightning.pytorch.callbacks.EarlyStopping", monitor="val/lm_loss", mode="least"),
+        1,
+        ["trainer.callbacks: `mode` can be min, max, got least"],
+    ),
+    "learning rates without a logger": (
+        "fit",
+        {
+            "trainer": {
+                "logger": False,
+                "callbacks": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}],
+            }
+        },
+        1,
+        ["trainer: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger"],
+    ),
+    "misspelt logger": (
+        "fit",
+        trainer(logger={"class_path": "lightning.pytorch.loggers.CSVLoger"}),
+        2,
+        ["trainer.logger: there is no class 'CSVLoger'", "Did you mean 'CSVLogger'?"],
+    ),
+    "no such profiler": ("fit", trainer(profiler="foo"), 1, ["trainer: ", "`profiler`", "'simple', 'advanced'"]),
+    # More of data, models and optimizers
+    "a file as data": (
+        "fit",
+        data(path="text/a.txt"),
+        1,
+        ["the data folder must exist, got text/a.txt", "correct the path"],
+    ),
+    "a model as data": ("fit", data(path="<teacher>"), 1, ["must hold manifest.json, got", "pd-lightning tokenize"]),
+    "storage of no kind": (
+        "fit",
+        data(path="s3x://bucket/store"),
+        1,
+        ["data.path must be a folder or an address that fsspec can open, got s3x://bucket/store", "s3fs"],
+    ),
+    "part of the data": ("fit", data(train_fraction=2.0), 1, ["train_fraction must be above 0 and at most 1, got 2.0"]),
+    "negative workers": ("fit", data(num_workers=-1), 1, ["data.num_workers must be at least 0, got -1"]),
+    "negative cache": ("fit", data(cache_gb=-1), 1, ["data.cache_gb must be at least 0, got -1.0"]),
+    "shuffle in words": ("fit", data(shuffle="maybe"), 2, ["data.init_args.shuffle: the value must be of type bool"]),
+    "a mixture of lists": ("fit", data(mix=["<blocks>"]), 2, ["data.init_args.mix: the value must be a mapping"]),
+    "a mixture of two tokenizers": (
+        "fit",
+        data(mix={"a": {"path": "<other>"}}),
+        1,
+        ["data.mix must", "tokenizer of data"],
+    ),
+    "a mixture of nothing": ("fit", data(mix={"a": {"path": "<blocks>", "weight": -1}}), 1, ["weight must be above 0"]),
+    "a mixture past its end": (
+        "fit",
+        data(mix={"a": {"path": "<blocks>", "skip_blocks": 10**8}}),
+        1,
+        ["skip_blocks must leave some", "got 100000000 of", "Lower data.mix"],
+    ),
+    "late teachers of no training": (
+        "offline",
+        data(min_teacher_step=5),
+        1,
+        ["min_teacher_step must be 0", "LogitsRecorder"],
+    ),
+    "data of another class": (
+        "fit",
+        {"data": of("losses.ForwardKL")},
+        2,
+        ["data: the class must be a LightningDataModule"],
+    ),
+    "no student": (
+        "fit",
+        {"model": {"student": of("students.HFStudent", config=None)}},
+        1,
+        ["must have either", "neither"],
+    ),
+    "a student by its name alone": (
+        "fit",
+        {"model": {"student": "gpt2"}},
+        2,
+        ["there is no class 'gpt2'", "class_path"],
+    ),
+    "no heads": (
+        "fit",
+        config(num_attention_heads=0),
+        1,
+        ["num_attention_heads of a llama config must be at least 1, got 0"],
+    ),
+    "layers below zero": ("fit", config(num_hidden_layers=-1), 1, ["num_hidden_layers of a llama config", "got -1"]),
+    "no such activation": (
+        "fit",
+        config(hidden_act="sillu"),
+        1,
+        ["got: 'sillu' is not known", "student.init_args.config"],
+    ),
+    "a model of pictures": ("fit", config(model_type="vit"), 1, ["config of a vit must make a causal language model"]),
+    "no such attention": (
+        "fit",
+        {"model": {"student": {"init_args": {"attn_implementation": "flash"}}}},
+        1,
+        ['attn_implementation="flash"` is not supported', "model.student.init_args.attn_implementation"],
+    ),
+    "a pretrained student of other ids": (
+        "fit",
+        {"model": {"student": of("students.HFStudent", config=None, model="<teacher>")}, **data(path="<other>")},
+        1,
+        ["Model and data must use the same tokenizer, got", "pd-lightning tokenize"],
+    ),
+    "a folder without a model": (
+        "online",
+        teacher(model="<blocks>"),
+        1,
+        ["must be a folder with a causal", "model_type"],
+    ),
+    "a teacher of no data type": (
+        "online",
+        teacher(dtype="float8"),
+        2,
+        ["dtype: the value must be one of 'auto', 'float32'"],
+    ),
+    "a device that is not there": (
+        "online",
+        teacher(device="cuda:9"),
+        1,
+        ["The teacher's device must be there, got cuda:9"],
+    ),
+    "a device of no kind": ("online", teacher(device="gpu"), 1, ["device must be one of torch, got 'gpu'", "cuda:1"]),
+    "a teacher that is not training": (
+        "fit",
+        {"model": {"teacher": of("teachers.CheckpointTeacher", folder="nowhere")}},
+        1,
+        ["must hold a checkpoint, got nowhere", "teacher.init_args.folder"],
+    ),
+    "rate below zero": ("fit", {"model": {"lr": -1e-3}}, 1, ["model.lr must stay in [0, inf), got -0.001"]),
+    "a part of a number": ("fit", {"model": {"kd_weight": {"peek": 1}}}, 2, ["model.kd_weight"]),
+    "beta above 1": (
+        "fit",
+        {"model": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"betas": [0.9, 1.5]}}}},
+        1,
+        ["model.optimizer must be able to take its settings", "got: Invalid beta parameter at index 1: 1.5"],
+    ),
+    "one beta": (
+        "fit",
+        {"model": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"betas": 0.9}}}},
+        2,
+        ["model.optimizer.init_args.betas: the value must be of type tuple, got 0.9."],
+    ),
+    "an optimizer without groups": (
+        "fit",
+        {"model": {"optimizer": {"class_path": "torch.optim.LBFGS"}}},
+        1,
+        ["groups of parameters, got: LBFGS doesn't support", "Correct model.optimizer"],
+    ),
+    "no such optimizer": (
+        "fit",
+        {"model": {"optimizer": "adamw"}},
+        2,
+        ["there is no class 'adamw'", "full class_path"],
+    ),
+    "no chunk": ("fit", {"model": {"chunk_size": 0}}, 1, ["chunk_size must be at least 1, got 0", "model.chunk_size"]),
+    "two halves": (
+        "offline",
+        {"model": {"loss": of("losses.JensenShannon", beta=2.0)}},
+        1,
+        ["beta must be above 0", "got 2.0"],
+    ),
+    "skew above 1": (
+        "offline",
+        {"model": {"loss": of("losses.SkewedForwardKL", skew=1.5)}},
+        1,
+        ["skew must be", "got 1.5"],
+    ),
+    "a sum of nothing": (
+        "offline",
+        {"model": {"loss": of("losses.WeightedSum", losses={})}},
+        1,
+        ["at least one entry"],
+    ),
+    "decoupled without its bucket": (
+        "offline",
+        {
+            "model": {
+                "loss": of("losses.DecoupledTopK"),
+                "transforms": {"a": of("transforms.TopK", k=5, tail="renormalize")},
+            }
+        },
+        1,
+        ["DecoupledTopK must have bucket targets, got renormalized ones", "tail bucket"],
+    ),
+    "tab in YAML": ("fit", "model:\n\tloss: 1\n", 1, ["mistake.yaml, line 2, column 1", "no valid YAML"]),
+    "list in YAML": ("fit", "- a\n- b\n", 1, ["mistake.yaml must hold a mapping of settings (name: value), got ['a'"]),
+    "code in YAML": (
+        "fit",
+        "model: !!python/object/apply:os.system [x]\n",
+        1,
+        ["no valid YAML", "python/object/apply"],
+    ),
+    "a name twice": (
+        "fit",
+        "data: {}\nmodel: {}\ndata: {}\n",
+        1,
+        ["line 3: each name must be given once, got data again"],
+    ),
     # record
     "teacher of other ids": ("record", data(path="<other>"), 1, ["Model and data must use the same tokenizer"]),
     "teacher's context": ("record", teacher(model="<short>"), 1, ["fit into the teacher's context, got 16"]),

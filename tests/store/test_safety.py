@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -159,7 +160,10 @@ def test_bytes_after_the_last_block_are_refused(data_folder, no_litdata):
         BlockReader(folder, "train")[0]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname", "a\0b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../elsewhere.json", "train/../../x", "/etc/hostname", "a\0b", "..\\x", "C:\\x", "C:x", "\\\\host\\x", "", "."],
+)
 def test_checksums_that_name_files_elsewhere_are_refused(data_folder, name):
     folder = data_folder()
     path = folder / "checksums.json"
@@ -252,3 +256,21 @@ def test_files_that_the_checksums_do_not_know_are_found(data_folder):
     for name in ("README.md", "train/.tmp-of-a-killed-process"):
         (folder / name).write_text("")
     assert verify_files(folder) == [f"{folder}/tokenizer/more.py is not in checksums.json"]
+
+
+def test_processes_share_the_chunks_and_each_looks_at_what_it_reads(data_folder, no_litdata):
+    folder = data_folder()
+    path = folder / "train" / "chunk-000001.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + (1 << 20).to_bytes(4, "little") + content[8:])
+    found = []
+    for part in range(4):
+        try:
+            manifest = verify_layout(folder, share=(part, 4))
+        except ValueError as error:
+            found.append((part, "chunk-000001.bin has a header that" in str(error)))
+    assert found == [(1, True)]
+    reader = BlockReader(folder, "train", manifest=manifest)
+    reader._process = os.getpid()  # opened, as far as litdata is concerned
+    with pytest.raises(ValueError, match=r"chunk-000001\.bin is damaged: its chunk has a header that"):
+        reader[3]
