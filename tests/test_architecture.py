@@ -16,7 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Single files that make up one room; any other file or folder of pd_lightning/ is a room of its own.
 GROUPS = {
-    "cli": {"cli", "commands", "compose", "errors", "loggers", "parse_errors", "quiet", "runs", "trainer"},
+    "cli": {
+        "cli",
+        "commands",
+        "compose",
+        "errors",
+        "loggers",
+        "parse_errors",
+        "quiet",
+        "runs",
+        "stopping",
+        "trainer",
+        "unfinished_step",
+    },
+    "checkpoints": {"checkpoints", "sealing"},
     "language_model": {"isolation", "language_model", "router_loss"},
     "module": {
         "checkpoint_state",

@@ -1,0 +1,54 @@
+"""Settings of runs that are to be killed: small, and with everything on that a resume has to put back."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))  # for processes
+
+
+@pytest.fixture(scope="session")
+def fit_settings(tiny: SimpleNamespace, truncated_store: Path) -> dict[str, Any]:
+    """Training on a store: shuffled, with workers, dropout, accumulation, and schedules of α, τ and the rate."""
+
+    def of(class_path: str, **init_args: Any) -> dict[str, Any]:
+        return {"class_path": f"pd_lightning.{class_path}", "init_args": init_args}
+
+    return {
+        "model": {
+            "student": of("students.HFStudent", config={**tiny.config, "attention_dropout": 0.2}),
+            "teacher": of("teachers.OfflineTeacher"),
+            "transforms": {"temperature": of("transforms.Temperature", value=of("schedules.Linear", start=2.0, end=1.0))},
+            "kd_weight": of("schedules.WSD", peak=0.9, warmup=0.2, decay=0.5),
+            "lr": of("schedules.Cosine", peak=1e-2, warmup=0.1),
+        },
+        # 40 blocks: 10 batches and 5 steps an epoch.
+        "data": of("data.TokenBlocks", path=str(truncated_store), batch_size=4, num_workers=2),
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 18,
+            "accumulate_grad_batches": 2,
+            "val_check_interval": 4,
+            "log_every_n_steps": 1,
+            "default_root_dir": "run",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write settings to a file."""
+
+    def write(settings: dict[str, Any]) -> Path:
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return write
