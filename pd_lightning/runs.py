@@ -91,7 +91,7 @@ class FinalCheckpoint(Callback):
                 and callback.last_model_path
                 and callback._last_global_step_saved != trainer.global_step
             ):
-                trainer.save_checkpoint(callback.last_model_path)
+                trainer.save_checkpoint(callback.last_model_path, weights_only=False)
 
 
 class RunCheckpoints(TorchCheckpointIO):

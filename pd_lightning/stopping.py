@@ -115,5 +115,5 @@ def _save_last(trainer: Trainer, path: str | None) -> str | None:
             callback.last_model_path = path
             break
     if path is not None:
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
     return path

@@ -19,11 +19,14 @@ def fit_settings(tiny: SimpleNamespace, truncated_store: Path) -> dict[str, Any]
     def of(class_path: str, **init_args: Any) -> dict[str, Any]:
         return {"class_path": f"pd_lightning.{class_path}", "init_args": init_args}
 
+    temperature = of("transforms.Temperature", value=of("schedules.Linear", start=2.0, end=1.0))
     return {
         "model": {
             "student": of("students.HFStudent", config={**tiny.config, "attention_dropout": 0.2}),
             "teacher": of("teachers.OfflineTeacher"),
-            "transforms": {"temperature": of("transforms.Temperature", value=of("schedules.Linear", start=2.0, end=1.0))},
+            "transforms": {
+                "temperature": of("transforms.Temperature", value=of("schedules.Linear", start=2.0, end=1.0))
+            },
             "kd_weight": of("schedules.WSD", peak=0.9, warmup=0.2, decay=0.5),
             "lr": of("schedules.Cosine", peak=1e-2, warmup=0.1),
         },
@@ -52,3 +55,10 @@ def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def live_teacher(blocks: Path, teacher_dir: Path) -> dict[str, Any]:
+    """Laid over `fit_settings`: token blocks, and the teacher at hand."""
+    teacher = {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}}
+    return {"model": {"teacher": teacher}, "data": {"init_args": {"path": str(blocks), "max_train_blocks": 40}}}

@@ -44,7 +44,7 @@ def test_it_is_torn(run: Run, told: Told, trained: Path, kept: float) -> None:
     content = trained.read_bytes()
     trained.write_bytes(content[: int(kept * len(content))])
     assert export(trained) == 1
-    with pytest.warns(UserWarning, match=r"Passed over run/checkpoints/last\.ckpt, which is cut off.* run/.*/step=1\.c"):
+    with pytest.warns(UserWarning, match=r"Passed over run/checkpoints/last\.ckpt, which is cut off.*/step=1\.ckpt"):
         assert run("fit", None, "--ckpt_path", "auto", "--trainer.max_steps=2") == 0
     assert export(trained) == 0  # written anew
 
