@@ -24,9 +24,7 @@ def fit_settings(tiny: SimpleNamespace, truncated_store: Path) -> dict[str, Any]
         "model": {
             "student": of("students.HFStudent", config={**tiny.config, "attention_dropout": 0.2}),
             "teacher": of("teachers.OfflineTeacher"),
-            "transforms": {
-                "temperature": of("transforms.Temperature", value=of("schedules.Linear", start=2.0, end=1.0))
-            },
+            "transforms": {"temperature": temperature},
             "kd_weight": of("schedules.WSD", peak=0.9, warmup=0.2, decay=0.5),
             "lr": of("schedules.Cosine", peak=1e-2, warmup=0.1),
         },

@@ -18,9 +18,12 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def state(checkpoint: Path) -> Any:
-    """Weights, optimizer, schedules, the data's position, tokens: all that training goes on from."""
+    """Weights, optimizer, schedules, the data's position, tokens: all that training goes on from.
+
+    But for Lightning's count of epochs, which moves on only after a last step that a signal may follow.
+    """
     content = torch.load(checkpoint, weights_only=True)
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "TokenBlocks", "pd_lightning")
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "TokenBlocks", "pd_lightning")
     return comparable({name: content[name] for name in parts})
 
 
