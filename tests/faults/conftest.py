@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))  # for processes
+from pd_lightning.cli import main
+from pd_lightning.compose import merge
+
+sys.path.insert(0, str(Path(__file__).parent))  # for outcomes, processes and strikes
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +62,52 @@ def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
 def live_teacher(blocks: Path, teacher_dir: Path) -> dict[str, Any]:
     """Laid over `fit_settings`: token blocks, and the teacher at hand."""
     teacher = {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}}
-    return {"model": {"teacher": teacher}, "data": {"init_args": {"path": str(blocks), "max_train_blocks": 40}}}
+    data = {"path": str(blocks), "max_train_blocks": 40, "max_val_blocks": 12}
+    return {"model": {"teacher": teacher}, "data": {"init_args": data}}
+
+
+@pytest.fixture(scope="session")
+def struck_settings(fit_settings: dict[str, Any]) -> dict[str, Any]:
+    """Two epochs of 5 steps on the folder `data`, validations of 3 batches after steps 2 and 4 of each."""
+    trainer = {"max_steps": 10, "callbacks": [{"class_path": "strikes.Strike"}]}
+    return merge(fit_settings, {"trainer": trainer, "data": {"init_args": {"path": "data"}}})
+
+
+@pytest.fixture(scope="session")
+def expected(
+    struck_settings: dict[str, Any], truncated_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What the training makes when nothing happens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        Path("settings.yaml").write_text(yaml.safe_dump(struck_settings))
+        Path("data").symlink_to(truncated_store)
+        assert main(["fit", "--config", "settings.yaml"]) == 0
+        from outcomes import training
+
+        return training(Path("run"))
+
+
+@pytest.fixture
+def arguments(
+    struck_settings: dict[str, Any],
+    truncated_store: Path,
+    write: Callable[[dict[str, Any]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """What starts the training in the working directory, and what goes on."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(truncated_store)
+    return ["fit", "--config", str(write(struck_settings)), "--ckpt_path", "auto"]
+
+
+@pytest.fixture
+def fit(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Start the training, or go on, until something happens."""
+
+    def run(strike: str = "", *further: str) -> int:
+        monkeypatch.setenv("STRIKE", strike)
+        return main([*arguments, *further])
+
+    return run

@@ -15,11 +15,12 @@ import pd_lightning.trainer  # noqa: F401
 from pd_lightning.cli import main
 
 for line in sys.stdin:
-    arguments, folder, log = json.loads(line)
+    arguments, folder, log, environment = json.loads(line)
     child = os.fork()
     if child == 0:
         os.setsid()
         os.chdir(folder)
+        os.environ.update(environment)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)

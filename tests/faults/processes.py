@@ -30,7 +30,6 @@ class Command:
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path, **environment: str) -> None:
-        self.arguments = list(arguments)
         self.folder = folder
         self.began = time.time_ns()
         with (folder / LOG).open("a") as log:
@@ -71,19 +70,18 @@ class Forked(Command):
 
     _server: "subprocess.Popen[str] | None" = None
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, **environment: str) -> None:
         if Forked._server is None:
             command = [sys.executable, str(Path(__file__).with_name("forking.py"))]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             Forked._server = subprocess.Popen(command, env=ENVIRONMENT, text=True, bufsize=1, **pipes)  # type: ignore
-        self.arguments = list(arguments)
         self.folder = folder
         self.began = time.time_ns()
         self._code: int | None = None
         server = Forked._server
         assert server is not None
         assert server.stdin is not None
-        server.stdin.write(json.dumps([self.arguments, str(folder), str(folder / LOG)]) + "\n")
+        server.stdin.write(json.dumps([list(arguments), str(folder), str(folder / LOG), environment]) + "\n")
         self.pid = int(self._line())
 
     def ended(self) -> bool:

@@ -1,21 +1,33 @@
-"""A callback to which something happens amid a training."""
+"""A callback that lets something happen amid a training."""
 
+import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 
+def strike(what: str) -> None:
+    """Let signals come, the folder `data` vanish, or a worker die."""
+    if what == "data-vanish":
+        Path("data").rename("elsewhere")
+    elif what == "worker-dies":
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+    else:
+        for name in what.split(","):
+            os.kill(os.getpid(), signal.Signals[name])
+
+
 class Strike(Callback):
-    """Sends its own process a signal at one call of one hook, which the variable STRIKE names: hook, step, signals."""
+    """Strikes at the first call of one hook after so many steps, which the variable STRIKE tells: hook, steps, what."""
 
     def _at(self, hook: str, trainer: Trainer) -> None:
         due = os.environ.get("STRIKE")
         if due and due.split()[:2] == [hook, str(trainer.global_step)]:
             del os.environ["STRIKE"]
-            for name in due.split()[2].split(","):
-                os.kill(os.getpid(), signal.Signals[name])
+            strike(due.split()[2])
 
     def on_sanity_check_start(self, trainer: Trainer, *_: Any) -> None:
         self._at("on_sanity_check_start", trainer)
@@ -40,6 +52,9 @@ class Strike(Callback):
 
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         self._at("on_validation_end", trainer)
+
+    def on_predict_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._at("on_predict_batch_start", trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         self._at("on_train_epoch_start", trainer)

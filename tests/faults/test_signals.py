@@ -8,46 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from outcomes import training
 from processes import Forked, differences
 
 from pd_lightning.cli import main
-from pd_lightning.compose import merge
 
-Settings = dict[str, Any]
-Write = Callable[[Settings], Path]
 Run = Callable[..., int]
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 138}
-
-
-@pytest.fixture(scope="module")
-def settings(fit_settings: Settings) -> Settings:
-    """Two epochs of 5 steps, validations of 3 batches after steps 2 and 4 of each."""
-    return merge(fit_settings, {"trainer": {"max_steps": 10, "callbacks": [{"class_path": "strikes.Strike"}]}})
-
-
-@pytest.fixture(scope="module")
-def expected(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the training makes when nothing happens."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("whole"))
-        Path("settings.yaml").write_text(yaml.safe_dump(settings))
-        assert main(["fit", "--config", "settings.yaml"]) == 0
-        return training(Path("run"))
-
-
-@pytest.fixture
-def fit(settings: Settings, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Start the training, or go on, until something happens."""
-    file = write(settings)
-    monkeypatch.chdir(tmp_path)
-
-    def run(strike: str = "", *arguments: str) -> int:
-        monkeypatch.setenv("STRIKE", strike)
-        return main(["fit", "--config", str(file), "--ckpt_path", "auto", *arguments])
-
-    return run
 
 
 def test_a_signal_at_any_moment(fit: Run, expected: Any, capsys: pytest.CaptureFixture) -> None:
@@ -105,15 +72,15 @@ def test_ctrl_c_twice_does_not_wait(fit: Run, expected: Any, capsys: pytest.Capt
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_workers_outlive_what_reaches_all_processes(
-    settings: Settings, write: Write, expected: Any, tmp_path: Path, number: signal.Signals
+    arguments: list[str], expected: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = Forked(["fit", "--config", str(write(settings)), "--ckpt_path", "auto"], tmp_path)
+    command = Forked(arguments, tmp_path)
     assert command.wait_until(lambda: (tmp_path / "run" / "logs" / "metrics.csv").exists())
     command.signal(number, group=True)
     assert command.wait() == 128 + number, command.log()
     assert f"stopped by {number.name} after step" in command.log()
     assert "worker" not in command.log()
-    again = Forked(command.arguments, tmp_path)
+    again = Forked(arguments, tmp_path)
     assert again.wait() == 0, again.log()
     assert not differences(training(tmp_path / "run"), expected)
 
@@ -124,7 +91,7 @@ def test_no_checkpoints_are_wanted(fit: Run, capsys: pytest.CaptureFixture) -> N
     assert not Path("run/checkpoints").exists()
 
 
-def test_before_the_first_step(settings: Settings, fit: Run, capsys: pytest.CaptureFixture) -> None:
+def test_before_the_first_step(fit: Run, capsys: pytest.CaptureFixture) -> None:
     """Lightning notes it, amid the two batches that it validates to see whether that works."""
     assert fit("on_sanity_check_start 0 SIGTERM") == 143
     assert "pd-lightning: stopped by SIGTERM\n" in capsys.readouterr().err
