@@ -51,6 +51,10 @@ class UnfinishedStep(Callback):
         """Remember where the step stands, if validation comes next: it may be interrupted."""
         self._step = _unfinished(trainer) if _validation_follows(trainer) else None
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is left."""
+        self._step = None
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say what is left to do; a checkpoint from amid a validation is one from before it."""
         for logger in trainer.loggers:

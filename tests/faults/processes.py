@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+PATH = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 LOG = "log.txt"
 DEADLINE = 300.0  # seconds after which a command hangs
 POLL = 0.002
