@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from pd_lightning.sealing import SealedFile, damage, damage_of_folder
+from pd_lightning.store.checksums import CHECKSUMS_FILE
 from pd_lightning.store.durable import TEMPORARY, disk_full_explained, publish
 from pd_lightning.store.space import check_room, stored_bytes
 
 _WRITTEN = "a file that `pd-lightning fit` wrote, <trainer.default_root_dir>/checkpoints/last.ckpt say"
 _CLASS = re.compile(r"GLOBAL (\S+)")
+# The file that was found whole last. In the environment, since Lightning's launcher starts the other ranks from a
+# process that has looked at it.
+_WHOLE = "PD_LIGHTNING_WHOLE_CHECKPOINT"
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -64,9 +69,9 @@ def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any
         raise FileNotFoundError(
             f"{key} must be a checkpoint file, got {path}, where there is none. Set {key} to {_WRITTEN}."
         )
-    # The list of a zip archive's contents comes last: without it the file is cut off, or something else.
-    if not zipfile.is_zipfile(path):
-        raise ValueError(_not_whole(path, key, "cut off, or another file"))
+    found = flaw(path)
+    if found is not None:
+        raise ValueError(_not_whole(path, key, found))
     try:
         checkpoint = torch.load(path, weights_only=True, **options)
     except UnpicklingError as error:
@@ -84,13 +89,41 @@ def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any
     return checkpoint
 
 
+def flaw(path: str | Path, first: int = 0, every: int = 1) -> str | None:
+    """Tell what is wrong with a checkpoint, see `sealing`; one that was found whole is not read a second time.
+
+    Each rank of a training asks for itself, all at the same time, so that none waits for another and all start from
+    the same checkpoint.
+
+    Args:
+        path: The file or folder.
+        first: Of a folder, the first file to read; ranks that know of each other can share the work.
+        every: Of a folder, read each so many-th file from there on.
+
+    Returns:
+        What is wrong with it, None where nothing is.
+    """
+    path = Path(path)
+    last_written = path / CHECKSUMS_FILE if path.is_dir() else path
+    about = last_written.stat() if last_written.exists() else path.stat()
+    identity = f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
+    if os.environ.get(_WHOLE) == identity:
+        return None
+    found = damage_of_folder(path, first, every) if path.is_dir() else damage(path)
+    if found is None and every == 1:
+        os.environ[_WHOLE] = identity
+    return found
+
+
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     import torch
 
     try:
         # torch tells of a full disk where it writes into a file of Python's, but not where it opens one by itself.
         with path.open("wb") as file:
-            torch.save(checkpoint, file)
+            sealed = SealedFile(file)
+            torch.save(checkpoint, sealed)  # type: ignore[arg-type]  # it only writes
+            sealed.seal()
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error

@@ -6,6 +6,7 @@ import dis
 import errno
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -31,6 +32,19 @@ class CommandLineError(Exception):
     """The command line or the YAML is wrong; the exit code is 2."""
 
 
+class Stopped(SystemExit):
+    """A signal has ended the command, which has left everything in order.
+
+    Args:
+        number: The signal.
+        message: What the user is told; None on all ranks but one.
+    """
+
+    def __init__(self, number: int, message: str | None) -> None:
+        super().__init__(128 + number)
+        self.message = message
+
+
 def exit_code(error: BaseException) -> int | None:
     """Print an error that a user can mend, and say with which code to exit.
 
@@ -47,6 +61,11 @@ def exit_code(error: BaseException) -> int | None:
     if interrupted:
         print("pd-lightning: interrupted", file=sys.stderr)
         return 130
+    if isinstance(error, Stopped) and error.message is not None:
+        print(f"pd-lightning: {error.message}", file=sys.stderr)
+    if type(error).__name__ == "SIGTERMException":  # of Lightning, before the first step; it would end with 0
+        print("pd-lightning: stopped by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else None if error.code else 0
     if os.environ.get("PD_LIGHTNING_TRACEBACK", "0") not in ("", "0"):

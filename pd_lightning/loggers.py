@@ -10,9 +10,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from pd_lightning.store.durable import sync
 
 STEP = "step"
 
@@ -77,12 +78,18 @@ class MetricsCSV(Logger):
         """Drop what was logged from a step on.
 
         Args:
-            step: The number of optimizer steps that the checkpoint has done.
+            step: The first step whose rows will be written again.
         """
         kept = [row for row in self.rows() if not row[STEP] or int(row[STEP]) < step]
         if self.path.is_file():  # anew even if no whole row goes: a crash may have cut the last one
             self._columns = self._known_columns()
             self._rewrite(kept)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Wait until the rows are on the disk, so that a checkpoint which counts on them is not ahead of them."""
+        if self.path.is_file():
+            sync(self.path)
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, values as text, an empty text where a row has none.
@@ -111,17 +118,3 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.path)
-
-
-class RewindLogs(Callback):
-    """Takes the CSV files back to the checkpoint when training starts."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the rows that will be written again."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.rewind(trainer.global_step)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Number rows by the steps done: Lightning counts one too many after the checkpoint of a training's end."""
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step

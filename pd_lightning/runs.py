@@ -18,11 +18,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from pd_lightning.checkpoint_room import CheckpointRoom
-from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
-from pd_lightning.loggers import MetricsCSV, RewindLogs
+from pd_lightning.checkpoints import flaw, load_checkpoint, save_checkpoint
+from pd_lightning.loggers import MetricsCSV
 from pd_lightning.skip_non_finite import SkipNonFinite
+from pd_lightning.stopping import StopBetweenSteps
+from pd_lightning.unfinished_step import UnfinishedStep
 
 DEFAULT_ROOT = "runs/default"
 CHECKPOINTS = "checkpoints"
@@ -55,11 +58,23 @@ def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool
     Returns:
         The callbacks.
     """
-    found = [*callbacks, RewindLogs(), FinalCheckpoint(), CheckpointRoom()]
+    last = str(Path(root) / CHECKPOINTS / f"{LAST}.ckpt") if checkpoints else None
+    found = [*callbacks, StopBetweenSteps(last), UnfinishedStep(), FinalCheckpoint(), CheckpointRoom()]
     if not any(isinstance(callback, SkipNonFinite) for callback in found):
         found.append(SkipNonFinite())
     if checkpoints and not any(isinstance(callback, Checkpoint) for callback in found):
-        found.append(ModelCheckpoint(filename="{step}", save_last=True))
+        # The two of the most steps, so that there is one before last.ckpt. A run that goes on writes over the files
+        # that were written beyond its checkpoint: they come again, the same to the bit.
+        found.append(
+            ModelCheckpoint(
+                filename="{step}",
+                monitor="step",
+                mode="max",
+                save_top_k=2,
+                save_last=True,
+                enable_version_counter=False,
+            )
+        )
     for callback in found:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(Path(root) / CHECKPOINTS)
@@ -80,7 +95,7 @@ class FinalCheckpoint(Callback):
                 and callback.last_model_path
                 and callback._last_global_step_saved != trainer.global_step
             ):
-                trainer.save_checkpoint(callback.last_model_path)
+                trainer.save_checkpoint(callback.last_model_path, weights_only=False)
 
 
 class RunCheckpoints(TorchCheckpointIO):
@@ -128,28 +143,19 @@ def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: 
 
     Raises:
         FileNotFoundError: ``last`` where there is none, or a file that doesn't exist.
-        ValueError: ``auto`` for something that is no training, or a new training in a used run folder.
+        ValueError: ``auto`` for something that is no training, a new training in a used run folder, or none but
+            damaged checkpoints.
     """
-    newest = newest_checkpoint(root, folders)
-    if command == "fit" and ckpt_path is None and newest is not None:
-        raise ValueError(
-            f"trainer.default_root_dir must be the folder of a new run, got {root}, which holds {newest}. Go on "
-            "with --ckpt_path auto, choose another trainer.default_root_dir, or remove the folder."
-        )
-    if command in ("test", "predict", "validate") and ckpt_path is None and newest is not None:
-        raise ValueError(
-            f"{command} must be told what to judge, got no --ckpt_path, though {root} holds {newest}. Set --ckpt_path "
-            "last, or a file."
-        )
     if ckpt_path == AUTO and command != "fit":
         raise ValueError(f"--ckpt_path auto is for fit, got it for {command}. Use --ckpt_path last, or a file.")
-    if ckpt_path == AUTO:
-        return newest
-    if ckpt_path == LAST and newest is None:
+    found = newest_checkpoints(root, folders)
+    if ckpt_path is None and found:
+        raise ValueError(_refusal(command, root, found[0]))
+    if ckpt_path == LAST and not found:
         remedy = "Use --ckpt_path auto to start, or go on where there is one." if command == "fit" else "Run fit first."
         raise FileNotFoundError(f"--ckpt_path last must find a checkpoint in {', '.join(folders)}, got none. {remedy}")
-    if ckpt_path == LAST:
-        return newest
+    if ckpt_path in (AUTO, LAST):
+        return _first_whole(found) if found else None
     if ckpt_path is not None and not is_address(ckpt_path) and not Path(ckpt_path).exists():
         raise FileNotFoundError(
             f"--ckpt_path must be last, auto or a checkpoint, got {ckpt_path}, which does not exist."
@@ -157,23 +163,56 @@ def resolve_checkpoint(ckpt_path: str | None, command: str, root: str, folders: 
     return ckpt_path
 
 
-def newest_checkpoint(root: str, folders: Sequence[str]) -> str | None:
-    """Where a run can go on: its newest ``last.ckpt``, else its checkpoint of the most steps.
+def newest_checkpoints(root: str, folders: Sequence[str]) -> list[str]:
+    """Where a run can go on: its newest ``last.ckpt``, else its checkpoint of the most steps; then those before it.
 
     Args:
         root: The run folder, which holds the checkpoints of requeued cluster jobs.
         folders: The folders of its callbacks.
 
     Returns:
-        The path, None where there is no checkpoint.
+        The paths, the one to go on from first.
     """
-    found = [path for folder in folders for path in Path(folder).glob("*.ckpt")]
-    lasts = [path for path in found if path.stem.startswith(LAST)] + list(Path(root).glob("hpc_ckpt_*.ckpt"))
-    if lasts:
-        return str(max(lasts, key=lambda path: path.stat().st_mtime))
-    return str(max(found, key=_age)) if found else None
+    found = {path for folder in folders for path in Path(folder).glob("*.ckpt")}
+    lasts = {path for path in found if path.stem.startswith(LAST)} | set(Path(root).glob("hpc_ckpt_*.ckpt"))
+    if not lasts:
+        return [str(path) for path in sorted(found, key=_steps, reverse=True)]
+    newest = max(lasts, key=_written)
+    return [str(newest), *(str(path) for path in sorted((found | lasts) - {newest}, key=_written, reverse=True))]
 
 
-def _age(path: Path) -> tuple[int, float]:
+def _first_whole(found: Sequence[str]) -> str:
+    """The newest checkpoint that is not damaged. Ranks that see the same folder find the same one."""
+    flaws: list[str] = []
+    for path in found:
+        wrong = flaw(path)
+        if wrong is None:
+            if flaws:
+                rank_zero_warn(f"Passed over {'; '.join(flaws)}. {path} takes its place.")
+            return path
+        flaws.append(f"{path}, which is {wrong}")
+    raise ValueError(
+        f"A checkpoint to start from must be whole, got {'; '.join(flaws)}. Restore one of them from a copy, or remove "
+        "the run folder and start anew."
+    )
+
+
+def _refusal(command: str, root: str, newest: str) -> str:
+    if command == "fit":
+        return (
+            f"trainer.default_root_dir must be the folder of a new run, got {root}, which holds {newest}. Go on "
+            "with --ckpt_path auto, choose another trainer.default_root_dir, or remove the folder."
+        )
+    return (
+        f"{command} must be told what to judge, got no --ckpt_path, though {root} holds {newest}. Set --ckpt_path "
+        "last, or a file."
+    )
+
+
+def _written(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
+
+
+def _steps(path: Path) -> tuple[int, int, str]:
     step = re.search(r"step[=_-]?(\d+)", path.stem)
-    return int(step[1]) if step else -1, path.stat().st_mtime
+    return int(step[1]) if step else -1, *_written(path)

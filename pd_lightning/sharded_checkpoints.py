@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
-from pd_lightning.store.checksums import CHECKSUMS_FILE, checksums_json, digest_file, inside, read_checksums
+from pd_lightning.checkpoints import flaw, load_checkpoint, save_checkpoint
+from pd_lightning.store.checksums import CHECKSUMS_FILE, checksums_json, digest_file
 from pd_lightning.store.durable import TEMPORARY, disk_full_explained, sync, write_durably
 
 REST = "rest.ckpt"
@@ -175,15 +175,15 @@ def check_shards(path: Path, key: str = "--ckpt_path") -> None:
     """
     ranks = distributed.get_world_size() if distributed.is_initialized() else 1
     rank = distributed.get_rank() if distributed.is_initialized() else 0
-    found = _damage(path, rank, ranks)
+    found = flaw(path, rank, ranks)
     if ranks > 1:
         said: list[Any] = [None] * ranks
         distributed.all_gather_object(said, found)
         found = next((problem for problem in said if problem), None)
     if found:
         raise ValueError(
-            f"{key} must be a whole checkpoint, got {path}, {found}. Set {key} to another checkpoint of the run, or "
-            "remove the folder."
+            f"{key} must be a whole checkpoint, got {path}, which is {found}. Set {key} to another checkpoint of the "
+            "run, or remove the folder."
         )
 
 
@@ -193,21 +193,6 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     except CheckpointException as error:
         failures = [failure for failure, _ in error.failures.values()]
         raise next((failure for failure in failures if isinstance(failure, OSError)), error) from error
-
-
-def _damage(path: Path, rank: int, ranks: int) -> str | None:
-    """What is wrong with each `ranks`-th file, from the `rank`-th on."""
-    if not (path / CHECKSUMS_FILE).is_file():
-        return f"which has no {CHECKSUMS_FILE}: it was not finished"
-    try:
-        files = read_checksums(path)
-    except ValueError as error:
-        return f"whose {CHECKSUMS_FILE} is damaged ({error.__cause__})"
-    for name in list(files)[rank::ranks]:
-        file = inside(path, name)
-        if not file.is_file() or digest_file(file) != files[name]:
-            return f"whose {name} is {'damaged' if file.is_file() else 'missing'}"
-    return None
 
 
 def _replace(written: Path, path: Path) -> None:

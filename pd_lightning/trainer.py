@@ -28,6 +28,7 @@ from pd_lightning.runs import (
     run_callbacks,
 )
 from pd_lightning.trainer_checks import check_sections, check_settings
+from pd_lightning.unfinished_step import UnfinishedStep
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
@@ -199,6 +200,9 @@ class TrainerCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train; checkpoints are read without pickle."""
         self.trainer.fit(weights_only=True, **kwargs)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, UnfinishedStep):
+                callback.finish_training(self.trainer, self.model, self.datamodule)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split."""

@@ -28,10 +28,12 @@ GROUPS = {
         "parse_errors",
         "quiet",
         "runs",
+        "stopping",
         "trainer",
         "trainer_checks",
+        "unfinished_step",
     },
-    "checkpoints": {"checkpoints", "sharded_checkpoints"},
+    "checkpoints": {"checkpoints", "sealing", "sharded_checkpoints"},
     "language_model": {"architectures", "isolation", "language_model", "layers", "router_loss"},
     "module": {
         "checkpoint_state",

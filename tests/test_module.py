@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.loggers import MetricsCSV, RewindLogs
+from pd_lightning.loggers import MetricsCSV
 from pd_lightning.losses import ForwardKL
 from pd_lightning.module import DistillationModule
 from pd_lightning.objective import Objective
@@ -29,6 +29,7 @@ from pd_lightning.surroundings import check_trainer
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings, Teacher
 from pd_lightning.trainer import PDTrainer
 from pd_lightning.transforms import SampleTokens, Temperature, TopPK
+from pd_lightning.unfinished_step import UnfinishedStep
 from pd_lightning.weightings import MaskDocumentStarts, TeacherEntropy
 
 
@@ -336,7 +337,7 @@ def test_a_longer_run_goes_on_with_its_own_learning_rate_and_numbers(
         module = DistillationModule(student, OfflineTeacher(), hot, lr=Linear(1e-3, 0.0))
         logger = MetricsCSV(tmp_path / "logs")
         keep = ModelCheckpoint(tmp_path, filename="first", every_n_train_steps=2, save_last=True)
-        callbacks = [keep, FinalCheckpoint(), RewindLogs()]
+        callbacks = [keep, FinalCheckpoint(), UnfinishedStep()]
         fitted = trainer(tmp_path, max_steps=max_steps, callbacks=callbacks, logger=logger, log_every_n_steps=1)
         fitted.fit(module, TokenBlocks(str(truncated_store), batch_size=4), ckpt_path=ckpt_path, weights_only=True)
         return module

@@ -12,7 +12,8 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from pd_lightning.checkpoints import load_checkpoint
+from pd_lightning.checkpoints import flaw, load_checkpoint
+from pd_lightning.runs import resolve_checkpoint
 from pd_lightning.sharded_checkpoints import write_shards
 
 
@@ -68,8 +69,12 @@ def test_a_damaged_one_is_refused(tmp_path: Path, name: str, harm: str) -> None:
         file.write_bytes(changed)
         if harm == "gone":
             file.unlink()
-        with pytest.raises(ValueError, match=r"must be a whole checkpoint, got .*last.ckpt, wh"):
+        with pytest.raises(ValueError, match=r"be a whole checkpoint, got .*last.ckpt, which is (damaged|not fin)"):
             load_checkpoint(path, "--ckpt_path")
+        assert flaw(path) is not None
+        write_shards(checkpoint(), path.with_name("earlier.ckpt"))
+        with pytest.warns(UserWarning, match=r"Passed over .*last.ckpt, which is .*earlier.ckpt takes its place"):
+            assert resolve_checkpoint("auto", "fit", str(tmp_path), [str(tmp_path)]) == str(tmp_path / "earlier.ckpt")
 
 
 @pytest.mark.parametrize("place", ["shards", "rest", "sums"])

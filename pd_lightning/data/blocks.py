@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from pd_lightning.data import resume
 from pd_lightning.data.batch import BlockDataset, MixedDataset, collate
 from pd_lightning.data.limit import Limit
-from pd_lightning.data.loader import BlockLoader
+from pd_lightning.data.loader import BlockLoader, leave_signals_to_the_trainer
 from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
 from pd_lightning.data.order import BlockSampler, Order, Position, advance
 from pd_lightning.data.remote import Folders
@@ -267,6 +267,7 @@ class TokenBlocks(LightningDataModule):
             batch_size=None,  # the sampler gives whole batches
             collate_fn=collate,
             num_workers=workers,
+            worker_init_fn=leave_signals_to_the_trainer,
             pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
             # Or each iteration would draw a seed from the global random state, and a resumed run, which iterates
             # once more or less, would see other dropout masks.

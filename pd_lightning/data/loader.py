@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,3 +25,16 @@ class BlockLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to load."""
+
+
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Let a worker outlive signals: those that end a job, or Ctrl+C, reach all its processes.
+
+    The training process needs its workers until the step is done. And they have its handlers, being copies of it: a
+    worker must not act as if it were the training.
+
+    Args:
+        worker: Its number, which PyTorch gives.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -88,6 +88,7 @@ class BlockReader:
 
         Raises:
             ValueError: The block can't be read; names its file.
+            FileNotFoundError: The folder has vanished.
             OSError: Its chunk can't be fetched.
         """
         if self._process != os.getpid():
@@ -119,10 +120,22 @@ class BlockReader:
         item: dict[str, np.ndarray] = self._litdata.read(ChunkedIndex(index, chunk))
         return item
 
-    def _damaged(self, index: int, error: Exception) -> ValueError:
+    def _damaged(self, index: int, error: Exception) -> ValueError | FileNotFoundError:
+        if not self._place.is_dir():
+            return self._gone()
         chunk, item = divmod(index, self._info.blocks_per_chunk)
-        path = self.folder / self.split / chunk_name(chunk)
+        path = self._place / chunk_name(chunk)
         return ValueError(f"item {item} of {path} is damaged: {error}. {remedy(self.folder)}")
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / self.split
+
+    def _gone(self) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"{self._place} must stay where it is while it is read, got no such folder any more. Put it back, then run "
+            "the same command again, fit with --ckpt_path auto."
+        )
 
     def _open(self) -> Any:
         # Not StreamingDataset: it first asks the package index for a newer litdata, waiting up to 30 s where
@@ -130,12 +143,14 @@ class BlockReader:
         from litdata.streaming.item_loader import PyTreeLoader
         from litdata.streaming.reader import BinaryReader
 
+        if not self._place.is_dir():
+            raise self._gone()
         # Neighbours are of no use to shuffled reads: decode the one block that is asked for, out of a memory map
         # (litdata's other way reads the whole chunk for it), and don't ask the system to fetch the chunk ahead.
         loader = PyTreeLoader(batch_decode=0)
         loader.set_posix_fast(True, keep=_OPEN_CHUNKS if self._fetch is None else _OPEN_FETCHED, willneed=False)
         loader.set_mmap_allowed_chunks(set(range(num_chunks(len(self), self._info.blocks_per_chunk))))
-        return BinaryReader(str(self.folder / self.split), item_loader=loader)
+        return BinaryReader(str(self._place), item_loader=loader)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_litdata": None, "_process": 0}

@@ -1,9 +1,10 @@
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from pd_lightning.runs import newest_checkpoint, resolve_checkpoint
+from pd_lightning.runs import newest_checkpoints, resolve_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path, files: list[str], newest
     for seconds, name in enumerate(files):
         touch(folder / name, seconds)
     expected = str(folder / newest) if newest else None
-    assert newest_checkpoint(str(tmp_path), [str(folder)]) == expected
+    assert newest_checkpoints(str(tmp_path), [str(folder)])[:1] == ([expected] if expected else [])
     assert resolve_checkpoint("auto", "fit", str(tmp_path), [str(folder)]) == expected
 
 
@@ -34,9 +35,9 @@ def test_a_requeued_job_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     last.parent.mkdir()
     touch(last, 5)
     touch(requeued, 9)
-    assert newest_checkpoint(str(tmp_path), [str(last.parent)]) == str(requeued)
+    assert newest_checkpoints(str(tmp_path), [str(last.parent)])[0] == str(requeued)
     touch(last, 11)
-    assert newest_checkpoint(str(tmp_path), [str(last.parent)]) == str(last)
+    assert newest_checkpoints(str(tmp_path), [str(last.parent)])[0] == str(last)
 
 
 @pytest.mark.parametrize("ckpt_path", ["s3://bucket/a.ckpt", "registry:model", None])
@@ -45,5 +46,5 @@ def test_addresses_are_for_lightning(tmp_path: Path, ckpt_path: str | None) -> N
 
 
 def touch(path: Path, seconds: int) -> None:
-    path.touch()
+    zipfile.ZipFile(path, "w").close()
     os.utime(path, (1_000_000 + seconds,) * 2)

@@ -43,10 +43,21 @@ def test_the_run_folder_is_in_use(run: Run, told: Told, trained: Path) -> None:
 def test_it_is_torn(run: Run, told: Told, trained: Path, kept: float) -> None:
     content = trained.read_bytes()
     trained.write_bytes(content[: int(kept * len(content))])
-    for code in (run("fit", None, "--ckpt_path", "auto"), export(trained)):
-        assert code == 1
-    trained.write_bytes(content)
-    assert export(trained) == 0
+    assert export(trained) == 1
+    with pytest.warns(UserWarning, match=r"Passed over run/checkpoints/last\.ckpt, which is cut off.*/step=1\.ckpt"):
+        assert run("fit", None, "--ckpt_path", "auto", "--trainer.max_steps=2") == 0
+    assert export(trained) == 0  # written anew
+
+
+def test_all_are_torn(run: Run, told: Told, trained: Path) -> None:
+    files = sorted(trained.parent.iterdir())
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100])
+    assert run("fit", None, "--ckpt_path", "auto") == 1
+    message = told()
+    assert "A checkpoint to start from must be whole, got run/checkpoints/last.ckpt, which is cut off" in message
+    assert all(str(path) in message for path in files)
+    assert "Restore one of them from a copy, or remove the run folder" in message
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "export"])

@@ -89,7 +89,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(run: Run, monkeypatch:
         assert run("fit", None, "--ckpt_path=auto", "--trainer.max_steps=2") == 130
     Path("half").rename("run/checkpoints/.tmp-last.ckpt")
     assert run("fit", None, "--ckpt_path=auto", "--trainer.max_steps=2") == 0
-    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"last.ckpt", "step=2.ckpt"}
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"last.ckpt", "step=1.ckpt", "step=2.ckpt"}
 
 
 def test_while_exporting(run: Run, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

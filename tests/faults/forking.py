@@ -1,0 +1,29 @@
+"""A process that has imported everything, and runs each command that it reads in a fork of itself."""
+
+import json
+import os
+import sys
+
+import lightning.pytorch  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import pd_lightning.callbacks
+import pd_lightning.data
+import pd_lightning.module
+import pd_lightning.record
+import pd_lightning.trainer  # noqa: F401
+from pd_lightning.cli import main
+
+for line in sys.stdin:
+    arguments, folder, log, environment = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(folder)
+        os.environ.update(environment)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.exit(main(arguments))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
