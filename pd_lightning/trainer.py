@@ -16,6 +16,7 @@ from pd_lightning.commands import load_target
 from pd_lightning.compose import as_arguments, compose
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
+from pd_lightning.pickled_checkpoints import check_sharded
 from pd_lightning.quiet import quieten
 from pd_lightning.redaction import redacted_yaml
 from pd_lightning.runs import (
@@ -26,7 +27,6 @@ from pd_lightning.runs import (
     resolve_checkpoint,
     run_callbacks,
 )
-from pd_lightning.sharded_checkpoints import check_sharded
 from pd_lightning.trainer_checks import check_sections, check_settings
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ GROUPS = {
         "training_batch",
         "training_store",
     },
-    "checkpoints": {"checkpoints", "sharded_checkpoints"},
+    "checkpoints": {"checkpoints", "pickled_checkpoints"},
     "export": {"export", "model_card"},
     "objective": {
         "chunking",

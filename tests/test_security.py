@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch.distributed import checkpoint as distributed
 
-from pd_lightning.sharded_checkpoints import check_sharded
+from pd_lightning.pickled_checkpoints import check_sharded
 
 ROOT = Path(__file__).resolve().parents[1]
 BYTES_THAT_RUN_CODE = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 # Looks at an index before torch does, see the docstring; the other names an error of torch.load(weights_only=True).
 ALLOWED = {
-    "pd_lightning/sharded_checkpoints.py": {"import of pickle"},
+    "pd_lightning/pickled_checkpoints.py": {"import of pickle"},
     "pd_lightning/checkpoints.py": {"import of pickle"},
 }
 
@@ -241,6 +241,16 @@ def test_a_folder_that_is_no_sharded_checkpoint_is_refused(sharded: Path, name: 
     (sharded / name).unlink()
     with pytest.raises(ValueError, match=f"a whole sharded checkpoint, got the folder .* without {name}"):
         check_sharded(sharded)
+
+
+def test_a_folder_without_pickles_passes(sharded: Path, loot: Path) -> None:
+    """One of safetensors and checksums, which has no index; with one, it is looked at all the same."""
+    (sharded / "checksums.json").write_text("{}")
+    (sharded / ".metadata").write_bytes(pickle.dumps(Burglar(loot)))
+    with pytest.raises(ValueError, match="could run code"):
+        check_sharded(sharded)
+    (sharded / ".metadata").unlink()
+    check_sharded(sharded)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\xff", b"no pickle", pickle.dumps({}), pickle.dumps(3)])

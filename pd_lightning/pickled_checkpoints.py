@@ -1,4 +1,4 @@
-"""Sharded checkpoints: torch reads their index and their plain values with pickle, so both are looked at before."""
+"""Sharded checkpoints of torch's own form, whose index and plain values it unpickles: both are looked at before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.store.checksums import inside
+from pd_lightning.store.checksums import CHECKSUMS_FILE, inside
 
 _INDEX = ".metadata"
 _PLAIN_VALUES = "meta.pt"
@@ -34,7 +34,9 @@ _KNOWN = {
 
 
 def check_sharded(path: str | Path | None) -> None:
-    """Refuse a sharded checkpoint whose loading would run code; anything but a folder passes.
+    """Refuse a sharded checkpoint whose loading would run code.
+
+    Anything but a folder passes, and a folder with checksums and no index that torch could unpickle.
 
     Args:
         path: What `--ckpt_path` has come to.
@@ -46,6 +48,8 @@ def check_sharded(path: str | Path | None) -> None:
     if path is None or not Path(path).is_dir():
         return
     folder = Path(path)
+    if (folder / CHECKSUMS_FILE).is_file() and not any(folder.glob(f"*{_INDEX}")):
+        return
     for name in (_INDEX, _PLAIN_VALUES):
         if not (folder / name).is_file():
             raise ValueError(
