@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pd_lightning.isolation import is_causal
+
 _KEY = "model.student.init_args.config"
 _SIZES = {
     "head_dim",
@@ -44,12 +46,13 @@ def make_causal_lm(model_type: str, config: Any) -> nn.Module:
         config: Its configuration.
 
     Raises:
-        ValueError: If the architecture is no causal language model, or lacks the activation or attention asked for.
+        ValueError: If the architecture is no causal language model, a position of it sees those after it, sizes do not
+            go together, or it lacks the activation or attention asked for.
     """
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (ImportError, KeyError, ValueError) as error:
         # What transformers says may go on with a list of all that there is.
         said = f"{error} is not known" if isinstance(error, KeyError) else str(error).strip().splitlines()[0]
@@ -57,3 +60,16 @@ def make_causal_lm(model_type: str, config: Any) -> nn.Module:
             f"The config of a {model_type} must make a causal language model, got: {said.rstrip('.')}. Correct {_KEY}, "
             "or model.student.init_args.attn_implementation."
         ) from error
+    try:
+        causal = is_causal(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"A {model_type} config must have values that go together, got: {str(error).splitlines()[0].rstrip('.')}. "
+            f"Correct {_KEY}: num_key_value_heads must divide num_attention_heads, say."
+        ) from error
+    if not causal:
+        raise ValueError(
+            f"The config of a {model_type} must make a causal language model, got one whose positions see the tokens "
+            f"after them. Set {_KEY}.is_decoder to true, or {_KEY}.model_type to an architecture like llama."
+        )
+    return model

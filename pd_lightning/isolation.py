@@ -1,10 +1,36 @@
-"""Whether a model keeps to one document of a row, tried on two short ones."""
+"""What a position of a model sees, tried on short rows: one document, and nothing that comes later."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+@contextmanager
+def probing(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode to try something on a few tokens.
+
+    Args:
+        model: The model. Where it lies in the host's memory, flash attention, which has no kernel there, is left to
+            sdpa: strategies that shard make models there.
+    """
+    training, device = model.training, next(model.parameters()).device
+    config: Any = getattr(model, "config", None)
+    attention = getattr(config, "_attn_implementation", None)
+    on_gpu_alone = device.type == "cpu" and "flash" in str(attention)
+    model.eval()
+    try:
+        if on_gpu_alone:
+            config._attn_implementation = "sdpa"
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # not worth compiling for
+            yield
+    finally:
+        if on_gpu_alone:
+            config._attn_implementation = attention
+        model.train(training)
 
 
 @torch.no_grad()
@@ -29,18 +55,33 @@ def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
     input_ids = (index % 2).repeat(2, 1)
     changed = torch.where(index < start, 1 - input_ids, input_ids)
     position_ids = torch.where(index < start, index, index - start)
-    training = body.training
-    body.eval()
-    with torch.compiler.set_stance("force_eager"):  # probes are not worth compiling for
+    with probing(body):
         before, after = hidden(input_ids, position_ids), hidden(changed, position_ids)
         alone = [hidden(input_ids[row : row + 1, first:])[0] for row, first in enumerate(starts)]
-    body.train(training)
     # What is masked counts for exactly nothing, but rows of another length are summed in another order: in bfloat16
     # that is a few percent after some layers.
     return all(
         _close(before[row, first:], after[row, first:], 1 / 2) and _close(before[row, first:], alone[row], 1 / 4)
         for row, first in enumerate(starts)
     )
+
+
+@torch.no_grad()
+def is_causal(model: nn.Module) -> bool:
+    """Try whether a Hugging Face model's logits stay as they are when a later token changes.
+
+    Args:
+        model: Maps `input_ids`, int64 `[B, T]`, to an output with `logits`, float `[B, T, V]`.
+
+    Returns:
+        Whether they do; True on the meta device, where nothing can be tried.
+    """
+    device = next(model.parameters()).device
+    if device.type == "meta":
+        return True
+    with probing(model):
+        before, after = (model(input_ids=torch.tensor([[0, last]], device=device)).logits[:, 0] for last in (0, 1))
+    return _close(before, after, 1 / 2)
 
 
 def _takes_positions(model: nn.Module) -> bool:

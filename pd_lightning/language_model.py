@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pd_lightning.architectures import check_sizes, make_causal_lm
 from pd_lightning.heads import Head, LinearHead
-from pd_lightning.isolation import isolates_documents
+from pd_lightning.isolation import isolates_documents, probing
 from pd_lightning.router_loss import router_coefficient, router_loss, warn_of_lost_router_loss
 
 
@@ -233,14 +233,11 @@ def _is_split(model: Any) -> bool:
     parameter = next(model.parameters())
     if parameter.is_meta:
         return True
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with probing(model):
         # Not zeros: an embedding of padding is often id 0 and zero, and its logits then are so whatever scales them.
         probe = torch.arange(2, device=parameter.device)[None]
         hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
         same = torch.equal(_head(model, hidden), _logits(model, probe))
-    model.train(training)
     if not same:
         warnings.warn(
             f"{type(model).__name__} does more between hidden states and logits than its head: its logits are formed "

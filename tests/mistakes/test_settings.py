@@ -445,6 +445,18 @@ MISTAKES: dict[str, tuple[str, Settings | str, int, list[str]]] = {
         ["got: 'sillu' is not known", "student.init_args.config"],
     ),
     "a model of pictures": ("fit", config(model_type="vit"), 1, ["config of a vit must make a causal language model"]),
+    "a model that sees ahead": (
+        "fit",
+        config(model_type="bert", num_key_value_heads=None),
+        1,
+        ["one whose positions see the tokens after them", "config.is_decoder to true"],
+    ),
+    "heads at odds": (
+        "fit",
+        config(model_type="qwen3", num_key_value_heads=32),
+        1,
+        ["A qwen3 config must have values that go together", "num_key_value_heads must divide"],
+    ),
     "no such attention": (
         "fit",
         {"model": {"student": {"init_args": {"attn_implementation": "flash"}}}},
