@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.store.chunks import discard_unfinished
+from pd_lightning.store.chunks import discard_unfinished, finish
 from pd_lightning.store.durable import TEMPORARY
 from pd_lightning.store.manifest import read_manifest
 
@@ -43,6 +43,8 @@ def make_room(
         # Folders from before there was a choice don't have it among their settings.
         before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
         if before == settings and repeatable:
+            finish(folder, manifest)  # once more: a kill may have left something to tidy up
+            remove_mark(folder)
             return False
         if not overwrite:
             found = _difference(before, settings) or "data that may be others, as no origin is given"
