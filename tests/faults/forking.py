@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import os
+import signal
 import sys
 
 import lightning.pytorch  # noqa: F401
@@ -22,6 +23,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off for what runs behind them
         os.chdir(folder)
         os.environ.update(environment)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
