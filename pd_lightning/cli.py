@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None, commands: Mapping[str, Command] = COMMAN
         commands: The table of commands.
 
     Returns:
-        The exit code: 0 or the command's own, 1 for an error, 2 for a wrong command line, 130 when interrupted.
+        The exit code: 0 or the command's own, 1 for an error, 2 for a wrong command line, 128 + its number for a
+        signal (130 for Ctrl+C).
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if (here := str(Path.cwd())) not in sys.path:

@@ -16,7 +16,7 @@ from pd_lightning.store.chunks import (
     finish,
     write_chunk,
 )
-from pd_lightning.store.manifest import MANIFEST_FILE, Manifest
+from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 from pd_lightning.store_format import combine
 
 
@@ -97,6 +97,8 @@ class RecordingOutput:
         finish(self.folder, manifest)
 
     def settle(self) -> None:
-        """Move what is left of a finished store to its address."""
-        if self._spool is not None:
+        """Move what is left of a finished store to its address, or tidy up where a kill has left that undone."""
+        if self._spool is None:
+            finish(self.folder, read_manifest(self.folder))
+        else:
             self._spool.finish()

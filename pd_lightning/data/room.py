@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_lightning.redaction import redact
-from pd_lightning.store.chunks import discard_unfinished
+from pd_lightning.store.chunks import discard_unfinished, finish
 from pd_lightning.store.durable import TEMPORARY
 from pd_lightning.store.manifest import read_manifest
 
@@ -45,6 +45,8 @@ def make_room(
         before = {"document_attention": manifest.document_attention, **manifest.extra.get("settings", {})}
         settings = redact(settings)
         if before == settings and repeatable:
+            finish(folder, manifest)  # once more: a kill may have left something to tidy up
+            remove_mark(folder)
             return False
         if not overwrite:
             found = _difference(before, settings) or "data that may be others, as no origin is given"

@@ -11,10 +11,9 @@ CLOCKS = {"train_seconds", "teacher_seconds", "train/tokens_per_second", "metric
 
 
 def training(run: Path) -> dict[str, Any]:
-    """The last checkpoint, the logs, and the names of the checkpoints."""
-    checkpoints = run / "checkpoints"
-    names = sorted(path.name for path in checkpoints.iterdir())
-    return {"last": state(checkpoints / "last.ckpt"), "logs": logs(run), "names": names}
+    """The last checkpoint, the logs, and what is left of unfinished files."""
+    unfinished = [str(path) for path in run.rglob(".tmp-*")]
+    return {"last": state(run / "checkpoints" / "last.ckpt"), "logs": logs(run), "unfinished": unfinished}
 
 
 def state(checkpoint: Path) -> Any:

@@ -195,7 +195,10 @@ class Subject:
         assert self.kills.total() >= kills
 
     def _has_begun(self, command: Command) -> bool:
-        return any(_written(path) >= command.began for path in (command.folder / self.output).rglob("*"))
+        try:
+            return any(_written(path) >= command.began for path in (command.folder / self.output).rglob("*"))
+        except FileNotFoundError:  # it clears a folder that it begins anew
+            return True
 
     def _writes(self, folder: Path) -> bool:
         return any((folder / self.output).glob(self.writing))

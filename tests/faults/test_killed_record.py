@@ -1,5 +1,6 @@
 """A recording that is killed again and again makes the same store, byte for byte."""
 
+import signal
 from collections.abc import Callable
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -33,6 +34,15 @@ def settings(blocks: Path, teacher_dir: Path, write: Write) -> Path:
 
 def test_a_few_kills(tmp_path: Path, settings: Path) -> None:
     record(settings).campaign(tmp_path, 2, 5, repeat(Forked), times=3)
+
+
+def test_sigterm_does_not_wait_for_the_end(tmp_path: Path, settings: Path) -> None:
+    command = Forked(["record", "--config", str(settings)], tmp_path)
+    assert command.wait_until(lambda: any(tmp_path.glob("store/train/*.bin")))
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 143, command.log()
+    assert command.log().endswith("pd-lightning: stopped by SIGTERM\n")
+    assert not (tmp_path / "store" / "manifest.json").exists()
 
 
 @pytest.mark.slow

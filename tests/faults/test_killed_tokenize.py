@@ -10,6 +10,8 @@ import pytest
 from outcomes import data
 from processes import Command, Forked, Subject
 
+from pd_lightning.cli import main
+
 Settings = dict[str, Any]
 Write = Callable[[Settings], Path]
 
@@ -37,6 +39,20 @@ def settings(write: Write) -> Path:
 
 def test_a_few_kills(tmp_path: Path, settings: Path) -> None:
     tokenize(settings).campaign(tmp_path, 2, 8, repeat(Forked), times=3)
+
+
+def test_a_kill_when_all_but_the_mark_is_done(tmp_path: Path, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["tokenize", "--config", str(settings)]
+    with monkeypatch.context() as patch:
+        patch.setattr("pd_lightning.data.tokenize.remove_mark", killed)
+        assert main(arguments) == 130
+    assert Path("blocks/.tmp-unfinished").exists()
+    assert main(arguments) == 0
+    assert not list(Path("blocks").glob(".tmp-*"))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outcomes import training
+from outcomes import logs, training
 from processes import Forked, differences
 
 from pd_lightning.cli import main
@@ -38,6 +38,17 @@ def test_a_signal_at_any_moment(fit: Run, expected: Any, capsys: pytest.CaptureF
         assert "Traceback" not in told
     assert fit() == 0
     assert not differences(training(Path("run")), expected)
+
+
+def test_the_last_validation_is_cut_off(fit: Run) -> None:
+    """Then no step is left to train, and yet a row and a validation are."""
+    assert fit("", "--trainer.max_steps=4") == 0
+    whole = logs(Path("run"))
+    Path("run").rename("whole")
+    assert fit("on_validation_batch_start 4 SIGTERM", "--trainer.max_steps=4") == 143
+    assert ("3", "val/lm_loss") not in logs(Path("run"))
+    assert fit("", "--trainer.max_steps=4") == 0
+    assert not differences(logs(Path("run")), whole)
 
 
 def test_slurm_takes_the_machine_away(
@@ -70,7 +81,7 @@ def test_ctrl_c_twice_does_not_wait(fit: Run, expected: Any, capsys: pytest.Capt
     assert not differences(training(Path("run")), expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_workers_outlive_what_reaches_all_processes(
     arguments: list[str], expected: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
