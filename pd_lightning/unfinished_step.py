@@ -42,8 +42,14 @@ class UnfinishedStep(Callback):
         self._step = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Number rows by the steps done: Lightning counts one too many after the checkpoint of a training's end."""
+        """Put right what Lightning counts wrongly after the checkpoint of an end: rows, and epochs that have begun."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        epochs: Any = trainer.fit_loop.epoch_progress
+        if epochs.current.started == epochs.current.processed:
+            # Where it stopped at the last batch of one epoch, the next one begins uncounted; stopped at the last batch
+            # of that, it would be trained twice.
+            epochs.increment_ready()
+            epochs.increment_started()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -51,6 +51,17 @@ def test_the_last_validation_is_cut_off(fit: Run) -> None:
     assert not differences(logs(Path("run")), whole)
 
 
+def test_every_epoch_is_cut_off_at_its_last_batch(fit: Run) -> None:
+    epochs = ("--trainer.max_steps=-1", "--trainer.max_epochs=4")
+    assert fit("", *epochs) == 0
+    whole = training(Path("run"))
+    Path("run").rename("whole")
+    for step in (4, 9, 14):
+        assert fit(f"on_before_optimizer_step {step} SIGTERM", *epochs) == 143
+    assert fit("", *epochs) == 0
+    assert not differences(training(Path("run")), whole)
+
+
 def test_slurm_takes_the_machine_away(
     fit: Run, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
