@@ -38,6 +38,8 @@ def leave_signals_to_the_trainer(worker: int) -> None:
     Args:
         worker: Its number, which PyTorch gives.
     """
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS and Windows, where clusters are not
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
