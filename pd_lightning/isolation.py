@@ -67,7 +67,7 @@ def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def is_causal(model: nn.Module) -> bool:
+def is_causal(model: Any) -> bool:
     """Try whether a Hugging Face model's logits stay as they are when a later token changes.
 
     Args:
@@ -80,7 +80,10 @@ def is_causal(model: nn.Module) -> bool:
     if device.type == "meta":
         return True
     with probing(model):
-        before, after = (model(input_ids=torch.tensor([[0, last]], device=device)).logits[:, 0] for last in (0, 1))
+        # Some architectures can't begin a cache.
+        options = {} if getattr(model.config, "use_cache", None) is None else {"use_cache": False}
+        rows = [torch.tensor([[0, last]], device=device) for last in (0, 1)]
+        before, after = (model(input_ids=row, **options).logits[:, 0] for row in rows)
     return _close(before, after, 1 / 2)
 
 

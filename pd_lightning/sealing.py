@@ -99,7 +99,7 @@ def damage_of_folder(path: Path, first: int = 0, every: int = 1) -> str | None:
         What is wrong with it, None where nothing is.
     """
     if not (path / CHECKSUMS_FILE).is_file():
-        return f"not finished: it has no {CHECKSUMS_FILE}"
+        return f"none, or not finished: it has no {CHECKSUMS_FILE}"
     try:
         files = read_checksums(path)
     except ValueError as error:

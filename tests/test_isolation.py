@@ -1,5 +1,6 @@
 """Probes of models: what they see, and what is left of the probe."""
 
+import pytest
 import torch
 
 from pd_lightning.isolation import is_causal, probing
@@ -16,6 +17,13 @@ def test_what_is_causal() -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **SIZES))
     assert not is_causal(model)
     assert is_causal(model.to("meta"))
+
+
+def test_a_fault_of_an_architecture_is_found() -> None:
+    """transformers 5.23 lays the routing of Doge's experts out across positions."""
+    fields = {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 4}
+    with pytest.raises(ValueError, match=r"config of a doge must .* positions see the tokens after them"):
+        build_causal_lm({"model_type": "doge", **SIZES, **fields})
 
 
 def test_a_probe_leaves_no_trace() -> None:

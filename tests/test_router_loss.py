@@ -36,7 +36,6 @@ MIXTRAL = {**SMALL, "model_type": "mixtral", "num_local_experts": 4}
 OLMOE = {**SMALL, "model_type": "olmoe", "num_experts": 4}
 # Another coefficient, another loss function, another base model's prefix, dense layers in between.
 JETMOE = {**SMALL, "model_type": "jetmoe", "kv_channels": 8, "num_local_experts": 4, "aux_loss_coef": 0.5}
-DOGE = {**SMALL, "model_type": "doge", "is_moe": True, "num_experts": 16, "num_experts_per_tok": 4}
 GRANITE = {**SMALL, "model_type": "granitemoe", "num_local_experts": 4, "logits_scaling": 3.0}
 GPT_OSS = {**SMALL, "model_type": "gpt_oss", "head_dim": 8, "num_local_experts": 4}
 JAMBA = {**SMALL, "model_type": "jamba", "num_experts": 4, "mamba_d_state": 4, "use_mamba_kernels": False}
@@ -132,7 +131,7 @@ def test_the_kd_weight_does_not_scale_it(teacher_dir: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.* is no declared field")
-@pytest.mark.parametrize("config", [QWEN3, JETMOE, DOGE, GRANITE, GPT_OSS, JAMBA], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize("config", [QWEN3, JETMOE, GRANITE, GPT_OSS, JAMBA], ids=lambda c: c["model_type"])
 def test_every_architectures_own_loss_is_found(config: dict) -> None:
     torch.manual_seed(1)
     model: Any = build_causal_lm(config)

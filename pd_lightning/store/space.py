@@ -76,7 +76,9 @@ def gigabytes(size: float) -> str:
 
 
 def _gather(node: Any, storages: dict[int, int]) -> None:
-    if hasattr(node, "untyped_storage"):
+    if hasattr(node, "to_local"):
+        storages[id(node)] = node.numel() * node.element_size()  # spread over ranks: all of it
+    elif hasattr(node, "untyped_storage"):
         storage = node.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     elif isinstance(node, Mapping):

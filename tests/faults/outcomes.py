@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pd_lightning.checkpoints import load_checkpoint
+
 # Clocks are the one thing that a killed run may have otherwise.
 CLOCKS = {"train_seconds", "teacher_seconds", "train/tokens_per_second", "metrics"}
 
@@ -21,7 +23,7 @@ def state(checkpoint: Path) -> Any:
 
     But for Lightning's count of epochs, which moves on only after a last step that a signal may follow.
     """
-    content = torch.load(checkpoint, weights_only=True)
+    content = load_checkpoint(checkpoint, "--ckpt_path")
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "TokenBlocks", "pd_lightning")
     return comparable({name: content[name] for name in parts})
 

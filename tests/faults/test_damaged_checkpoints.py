@@ -113,5 +113,5 @@ def test_it_is_read_once_on_each_start(whole: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unfinished_folder_is_passed_over(tmp_path: Path) -> None:
     """Of a checkpoint that several ranks write; tests/test_sharded_checkpoints.py has damaged ones."""
     (tmp_path / "last.ckpt").mkdir()
-    with pytest.raises(ValueError, match=r"last.ckpt, which is not finished: it has no checksums\.json"):
+    with pytest.raises(ValueError, match=r"last.ckpt, which is none, or not finished: it has no checksums\.json"):
         resolve_checkpoint("auto", "fit", "none", [str(tmp_path)])

@@ -31,9 +31,14 @@ def strike(command: Command, steps: int, number: signal.Signals) -> int:
     return command.wait()
 
 
+FSDP2 = "--trainer.strategy=pd_lightning.strategies.FSDP2Strategy"
+SHARDS = [FSDP2, "--trainer.strategy.save_distributed_checkpoint=true"]
+
+
 @pytest.mark.slow
-def test_what_one_rank_suffers(arguments: list[str], tmp_path: Path) -> None:
-    ranks = [*arguments, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=60"]
+@pytest.mark.parametrize("strategy", [["--trainer.strategy=ddp"], SHARDS], ids=["ddp", "shards"])
+def test_what_one_rank_suffers(arguments: list[str], tmp_path: Path, strategy: list[str]) -> None:
+    ranks = [*arguments, "--trainer.devices=2", *strategy, "--trainer.max_steps=60"]
     for name in ("whole", "struck"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data").symlink_to(Path("data").readlink())

@@ -173,7 +173,7 @@ LAID_OVER: dict[str, Mistake] = {
         None,
         ["--ckpt_path", "text"],
         1,
-        ["a whole sharded checkpoint, got the folder text"],
+        ["a whole checkpoint, got the folder text, which is none", "Set --ckpt_path to another"],
     ),
     "fit last": ("fit", None, ["--ckpt_path", "last"], 1, ["must find a checkpoint", "Use --ckpt_path auto to start"]),
     "fit weights": ("fit", None, ["--ckpt_path", "<teacher>/model.safetensors"], 1, ["must be a whole checkpoint"]),
