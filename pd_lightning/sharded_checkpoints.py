@@ -182,8 +182,8 @@ def check_shards(path: Path, key: str = "--ckpt_path") -> None:
         found = next((problem for problem in said if problem), None)
     if found:
         raise ValueError(
-            f"{key} must be a whole checkpoint, got the folder {path}, which is {found}. Set {key} to another checkpoint "
-            "of the run."
+            f"{key} must be a whole checkpoint, got the folder {path}, which is {found}. Set {key} to another "
+            "checkpoint of the run."
         )
 
 

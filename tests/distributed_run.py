@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pd_lightning.callbacks import LogitsRecorder
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
+from pd_lightning.muon import MuonWithAdamW
 from pd_lightning.runs import RunCheckpoints
 from pd_lightning.schedules import Constant
 from pd_lightning.selection import Selection
@@ -70,11 +71,13 @@ def main(
     micro_batches: int = 1,
     store: str | None = None,
     precision: str | None = None,
+    muon: bool = False,
     **options: Any,
 ) -> None:
     Path(folder).mkdir(exist_ok=True)
+    optimizer = MuonWithAdamW if muon else None
     student = HFStudent(config={**STUDENT, **(config or {})}, **options)
-    notes, module = Notes(), DistillationModule(student, FrozenTeacher(teacher), lr=Constant(1e-2))
+    notes, module = Notes(), DistillationModule(student, FrozenTeacher(teacher), lr=Constant(1e-2), optimizer=optimizer)
     recorders = [LogitsRecorder(store, selection=Selection(1.0, 5), blocks_per_chunk=4)] if store else []
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -114,6 +114,13 @@ def test_half_precision(run: Any, precision: str) -> None:
 
 
 @pytest.mark.slow
+def test_muon(run: Any) -> None:
+    """Its iteration on whole matrices is in bfloat16, and so is what sums in another order differ by."""
+    one, other = (run(devices, name, steps=14, muon=True)[1] for devices, name in ((1, "auto"), (2, "{}")))
+    assert other["steps"]["loss"] == pytest.approx(one["steps"]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_sharded_student_records_itself(run: Any, tmp_path: Path) -> None:
     """What two ranks store of a student in training is the same with whole weights and with spread ones."""
     stores = []
