@@ -107,6 +107,7 @@ def test_the_page_tells_of_every_overlay_and_setting() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)) == {*inspect.signature(FSDP2Strategy).parameters}
 
 
+@pytest.mark.slow
 def test_ddp_and_shards_of_each_rank(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights by DDP and by FSDP2, whose checkpoint is a folder that is exported and gone on from."""
     assert fit(PYTHON, "ddp", settings).wait(timeout=300) == 0

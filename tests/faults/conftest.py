@@ -1,5 +1,6 @@
 """Settings of runs that are to be killed: small, and with everything on that a resume has to put back."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,7 @@ def fit(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """Start the training, or go on, until something happens."""
 
     def run(strike: str = "", *further: str) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off for what runs behind them
         monkeypatch.setenv("STRIKE", strike)
         return main([*arguments, *further])
 
