@@ -33,7 +33,6 @@ def probing(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-@torch.no_grad()
 def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
     """Try whether a document stays as it is when the one before it changes, and is what it is alone.
 
@@ -66,7 +65,6 @@ def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
     )
 
 
-@torch.no_grad()
 def is_causal(model: Any) -> bool:
     """Try whether a Hugging Face model's logits stay as they are when a later token changes.
 

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pd_lightning.draws import batches_processed
 from pd_lightning.saved_batch import save_batch
 from pd_lightning.store.durable import write_durably
 
@@ -63,7 +63,7 @@ class SkipNonFinite(pl.Callback):
     ) -> None:
         """Keep the micro-batch."""
         if self.enabled:
-            self._batches.append((_batches_processed(trainer), batch_idx, batch))
+            self._batches.append((batches_processed(trainer), batch_idx, batch))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Keep the loss."""
@@ -153,12 +153,6 @@ class SkipNonFinite(pl.Callback):
             ],
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-
-
-def _batches_processed(trainer: pl.Trainer) -> int:
-    """Micro-batches trained on so far, over all epochs and earlier starts: with seed and rank it makes the dropout."""
-    processed: int = attrgetter("total.processed")(trainer.fit_loop.epoch_loop.batch_progress)
-    return processed
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:

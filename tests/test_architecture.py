@@ -118,7 +118,7 @@ ARROWS = {
     "checkpoints": {"store"},
     "export": {"checkpoints", "module", "redaction", "store", "version"},
     "schedule_plot": {"module", "schedules", "teachers"},
-    "guards": {"store"},
+    "guards": {"module", "store"},
     "cli": {
         "checkpoints",
         "data",
