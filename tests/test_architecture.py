@@ -135,7 +135,18 @@ ARROWS = {
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
-    "callbacks": {"data", "export", "guards", "losses", "objective", "record", "store", "targets"},
+    "callbacks": {
+        "data",
+        "export",
+        "guards",
+        "losses",
+        "objective",
+        "record",
+        "schedules",
+        "store",
+        "targets",
+        "teachers",
+    },
 }
 # Libraries that a room does without.
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

@@ -1,0 +1,93 @@
+"""Other people's training batches, as teacher and objective take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pd_lightning.data.batch import IGNORE_INDEX
+
+# How labels stand to token ids: the next tokens; those of the same positions, as Hugging Face models shift them; none.
+_NEXT, _SAME, _NONE = "next", "same", "none"
+
+
+class BatchInputs:
+    """Finds token ids and labels in the batches of a causal language model's training.
+
+    A batch is a mapping with `input_ids`, int64 `[B, T]`, and maybe `labels` `[B, T]` of the next tokens or, as Hugging
+    Face models take them, of the same positions; or a pair of such token ids and the next tokens. Which it is, the
+    first batch tells. Without labels they are the ids themselves; positions whose next token has an `attention_mask` of
+    0 have none.
+
+    Args:
+        batch_map: Gives such a mapping for the batches of other data; by default they are such already.
+    """
+
+    def __init__(self, batch_map: Callable[[Any], Any] | None = None) -> None:
+        self._map = batch_map
+        self._labels: str | None = None
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        """Give the batch with its `labels` shifted.
+
+        Args:
+            batch: Of the training.
+
+        Returns:
+            The batch's tensors by name, with `input_ids` and `labels`, int64 `[B, T]`: the next token of each
+            position, -100 where there is none.
+
+        Raises:
+            ValueError: If there are no token ids in it, or the labels are others than its tokens.
+        """
+        found = _as_mapping(batch if self._map is None else self._map(batch))
+        input_ids = found["input_ids"]
+        if self._labels is None:
+            self._labels = _relation(input_ids, found.get("labels"))
+        if self._labels == _NEXT:
+            return found
+        if self._labels == _SAME:
+            labels = found["labels"]
+        else:
+            mask = found.get("attention_mask")
+            labels = input_ids if mask is None else input_ids.masked_fill(mask == 0, IGNORE_INDEX)
+        return found | {"labels": F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)}
+
+
+def _as_mapping(batch: Any) -> dict[str, Tensor]:
+    if isinstance(batch, Mapping) and _is_ids(batch.get("input_ids")):
+        return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(map(_is_ids, batch)):
+        return dict(zip(("input_ids", "labels"), batch, strict=True))
+    found = f"a mapping of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+    raise ValueError(
+        f"A batch to distil on must have token ids `input_ids` of shape [B, T], got {found}. Set batch_map to a "
+        "function that gives a dictionary of them and of `labels`, the next tokens, for a batch."
+    )
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
+
+
+def _relation(input_ids: Tensor, labels: Tensor | None) -> str:
+    if labels is None:
+        return _NONE
+    if labels.shape == input_ids.shape:
+        if _agree(labels[:, :-1], input_ids[:, 1:]):
+            return _NEXT
+        if _agree(labels, input_ids):
+            return _SAME
+    raise ValueError(
+        "labels must be the next tokens, labels[:, t] being input_ids[:, t + 1] or -100, or those of the same "
+        f"positions, got others, {list(labels.shape)} for {list(input_ids.shape)} input_ids. Set batch_map to a "
+        "function that gives them for a batch."
+    )
+
+
+def _agree(labels: Tensor, ids: Tensor) -> bool:
+    return bool(torch.where(labels == IGNORE_INDEX, ids, labels).equal(ids))
