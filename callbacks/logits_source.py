@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-def hook_logits(pl_module: pl.LightningModule, module: str | None, take: Callable[..., None]) -> RemovableHandle:
+def hook_logits(
+    pl_module: pl.LightningModule, module: str | None, take: Callable[..., None], who: str = "LogitsRecorder"
+) -> RemovableHandle:
     """Let `take` see logits as they are made.
 
     Args:
         pl_module: The module in training.
         module: Dotted name of the submodule whose output the logits are; None for the student of a DistillationModule.
         take: Called with logits, or with hidden states and the head that maps them to logits.
+        who: Name of the callback that takes them, for messages.
 
     Returns:
         What removes the hook.
@@ -29,8 +32,8 @@ def hook_logits(pl_module: pl.LightningModule, module: str | None, take: Callabl
         except AttributeError as error:
             names = ", ".join(name for name, _ in pl_module.named_children())
             raise ValueError(
-                f"module of LogitsRecorder must name a submodule of {type(pl_module).__name__}, got {module!r}. Set it "
-                f"to a dotted name that begins with one of {names}."
+                f"module of {who} must name a submodule of {type(pl_module).__name__}, got {module!r}. Set it to a "
+                f"dotted name that begins with one of {names}."
             ) from error
         return _hook(source, take)
     student: Any = getattr(pl_module, "student", None)

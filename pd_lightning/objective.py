@@ -189,6 +189,17 @@ class Objective:
         loss, sums = chunked_sums(compute, rows, head, self.chunk_size)
         return Terms(loss, **dict(zip(named, sums.unbind(), strict=True)))
 
+    def kd_loss(
+        self, logits: Tensor, labels: Tensor, said: AnyTargets, progress: Progress | None = None
+    ) -> tuple[Tensor, AnyTargets]:
+        """Give the KD loss of n positions by itself, unweighted, from logits `[n, V]` with or without a graph.
+
+        Returns:
+            The loss of each position, float `[n]`, and the transformed targets that it is of.
+        """
+        treated, seen = self._transformed(said, Context(logits, labels, progress))
+        return self._kd_loss(seen.student_logits, treated), treated
+
     def _part(
         self,
         head: Head,

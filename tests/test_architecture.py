@@ -69,6 +69,7 @@ GROUPS = {
     "objective": {
         "chunking",
         "closed_form",
+        "logits_figures",
         "objective",
         "position_statistics",
         "position_weights",

@@ -1,0 +1,120 @@
+"""A bounded sample of positions: figures of them, taken while the logits are made."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pd_lightning.heads import Head
+from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, Progress, logits_figures
+from pd_lightning.targets import Targets
+
+POSITION = "position"
+_COLUMNS = {**WIDTHS, POSITION: 1}
+_RUN = 128  # positions that are looked at together: targets come in slices
+
+
+class Sample:
+    """Runs of adjoining positions of a batch, drawn at random.
+
+    Args:
+        labels: The next token of each position, int64 `[B, T]`; -100 where there is none.
+        targets: What the teacher says of them, if there is a teacher.
+        asked: What is compared how.
+        size: Positions to take; all where there are no more.
+        progress: How far the run has come; its `draw` decides on the positions.
+    """
+
+    def __init__(self, labels: Tensor, targets: Targets | None, asked: Asked, size: int, progress: Progress) -> None:
+        self._labels, self._targets, self._asked, self._progress = labels, targets, asked, progress
+        self._size = size
+        self._runs = _drawn(labels.numel(), size, progress.draw)
+        self._taken = 0
+        self._parts: list[Tensor] = []
+
+    def take(self, output: Any, head: Head | None = None) -> None:
+        """Take the logits of the next positions, whole or slice after slice; what comes after the last is disregarded.
+
+        Args:
+            output: Logits, float `[..., V]`, or an output of transformers that has them; with a head, hidden states.
+            head: Maps hidden states to logits.
+
+        Raises:
+            ValueError: If there are no logits in it.
+        """
+        if self._taken >= self._labels.numel():
+            return
+        tensor = getattr(output, "last_hidden_state" if head else "logits", output)
+        if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.is_floating_point():
+            raise ValueError(
+                f"Logits must be a tensor of shape [..., V], got {type(tensor).__name__}. Set module of "
+                "LogitsStatistics to the submodule that makes them."
+            )
+        rows = tensor.detach().flatten(0, -2)
+        start, self._taken = self._taken, self._taken + len(rows)
+        with undisturbed(rows.device), torch.no_grad():
+            for run in self._runs:
+                begin, end = max(run.start, start), min(run.stop, self._taken)
+                if begin < end:
+                    part = rows[begin - start : end - start]
+                    self._look(slice(begin, end), part if head is None else head(part))
+
+    def table(self) -> Tensor:
+        """Give the figures, float32 `[size, columns]`; rows beyond the positions of the batch are `UNKNOWN`.
+
+        Raises:
+            ValueError: If there were no logits of some positions, or of more than there are.
+        """
+        if self._taken != self._labels.numel():
+            raise ValueError(
+                f"There must be logits of each of the batch's {self._labels.numel()} positions, got {self._taken}. Set "
+                "module of LogitsStatistics to a submodule that gives them once, and in order, or batch_map to a "
+                "function that gives the batch's input_ids as the model takes them."
+            )
+        table = self._labels.new_full((self._size, sum(_COLUMNS.values())), 0, dtype=torch.float32).fill_(UNKNOWN)
+        found = torch.cat(self._parts)[: self._size]
+        table[: len(found)] = found
+        return table
+
+    def _look(self, rows: slice, logits: Tensor) -> None:
+        labels = self._labels.flatten()[rows]
+        said = None if self._targets is None else self._targets.rows(rows)
+        figures = logits_figures(self._asked, logits, labels, said, self._progress)
+        at = torch.arange(rows.start, rows.stop, device=logits.device) % self._labels.shape[1]
+        figures[POSITION] = at.float()
+        empty = logits.new_full((len(labels), max(_COLUMNS.values())), UNKNOWN, dtype=torch.float32)
+        columns = [
+            figures[name].float().view(len(labels), width) if name in figures else empty[:, :width]
+            for name, width in _COLUMNS.items()
+        ]
+        self._parts.append(torch.cat(columns, dim=1))
+
+
+def columns(table: Tensor) -> dict[str, Tensor]:
+    """Give the figures of a table by name, float `[n]` or `[n, width]`, without those that no position has."""
+    parts = dict(zip(_COLUMNS, table.split(list(_COLUMNS.values()), dim=1), strict=True))
+    return {name: part.squeeze(1) for name, part in parts.items() if (part != UNKNOWN).any()}
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave random numbers and autocast as they are: the training shall not notice what is computed here."""
+    gpus = [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []
+    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    # Without the cache of autocast: weights cast here would be used in training, without gradients.
+    with (
+        torch.random.fork_rng(gpus),
+        torch.autocast(device.type, dtype=dtype, enabled=enabled, cache_enabled=False),
+    ):
+        yield
+
+
+def _drawn(N: int, size: int, draw: tuple[int, ...]) -> list[slice]:
+    """Draw runs of adjoining positions, of `size` positions together or a few more, in order."""
+    width = min(_RUN, size)
+    starts = torch.arange(0, N, width)
+    generator = torch.Generator().manual_seed(hash(draw) % 2**63)
+    chosen = torch.randperm(len(starts), generator=generator)[: -(-size // width)]
+    return [slice(start, min(start + width, N)) for start in starts[chosen].sort().values.tolist()]
