@@ -80,6 +80,11 @@ class Sample:
 
     def _look(self, rows: slice, logits: Tensor) -> None:
         labels = self._labels.flatten()[rows]
+        if int(labels.max()) >= logits.shape[-1]:
+            raise ValueError(
+                f"Logits must be of the whole vocabulary, got {logits.shape[-1]} of each position for a label "
+                f"{int(labels.max())}. Set module of LogitsStatistics to the submodule that makes them."
+            )
         said = None if self._targets is None else self._targets.rows(rows)
         figures = logits_figures(self._asked, logits, labels, said, self._progress)
         at = torch.arange(rows.start, rows.stop, device=logits.device) % self._labels.shape[1]
