@@ -8,6 +8,15 @@ from pd_lightning.callbacks.logits_statistics import LogitsStatistics
 from pd_lightning.callbacks.loss_spike import LossSpike
 from pd_lightning.callbacks.progress import RunProgress
 from pd_lightning.callbacks.stalled_loader import StalledLoader
+from pd_lightning.callbacks.throughput import Throughput
 from pd_lightning.skip_non_finite import SkipNonFinite
 
-__all__ = ["LogitsRecorder", "LogitsStatistics", "LossSpike", "RunProgress", "SkipNonFinite", "StalledLoader"]
+__all__ = [
+    "LogitsRecorder",
+    "LogitsStatistics",
+    "LossSpike",
+    "RunProgress",
+    "SkipNonFinite",
+    "StalledLoader",
+    "Throughput",
+]
