@@ -10,10 +10,10 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 def flops_per_token(model: nn.Module, positions: int) -> float:
     """Count the operations of a model on one token, as papers do.
 
-    2 for each weight that a token is multiplied by, and 4 · layers · width · positions for attention, over all positions
-    whether masked or not; in training three times that, the backward pass being two forward passes. A table of
-    embeddings is looked up, not multiplied, unless it is the head too. Of a mixture of experts the chosen ones count.
-    Recomputed activations don't count.
+    2 for each weight that a token is multiplied by, and 4 · layers · width · positions for attention, over all
+    positions whether masked or not; in training three times that, the backward pass being two forward passes. A table
+    of embeddings is looked up, not multiplied, unless it is the head too. Of a mixture of experts the chosen ones
+    count. Recomputed activations don't count.
 
     Args:
         model: What is trained of it counts three times, what is frozen once.

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pd_lightning.context import Progress
 from pd_lightning.heads import Head
-from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, Progress, logits_figures
+from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
 from pd_lightning.targets import Targets
 
 POSITION = "position"
@@ -99,7 +100,7 @@ class Sample:
 
 def columns(table: Tensor) -> dict[str, Tensor]:
     """Give the figures of a table by name, float `[n]` or `[n, width]`, without those that no position has."""
-    parts = dict(zip(_COLUMNS, table.split(list(_COLUMNS.values()), dim=1), strict=True))
+    parts = dict(zip(_COLUMNS, torch.split(table, list(_COLUMNS.values()), dim=1), strict=True))
     return {name: part.squeeze(1) for name, part in parts.items() if (part != UNKNOWN).any()}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -15,8 +16,9 @@ from pd_lightning.callbacks.logits_sample import Sample, columns, undisturbed
 from pd_lightning.callbacks.logits_source import hook_logits
 from pd_lightning.callbacks.statistics_summary import samples, scalars
 from pd_lightning.callbacks.training_data import manifest_of
+from pd_lightning.context import Progress
 from pd_lightning.data.inputs import BatchInputs
-from pd_lightning.logits_figures import Asked, Progress
+from pd_lightning.logits_figures import Asked
 from pd_lightning.objective import Objective
 from pd_lightning.targets import Targets
 from pd_lightning.teachers import Surroundings, Teacher
@@ -218,7 +220,7 @@ class LogitsStatistics(pl.Callback):
     ) -> Sample:
         """Have the teacher say what it says of a batch."""
         inputs = self._inputs(batch)
-        length = trainer.estimated_stepping_batches if trainer.training else 1
+        length = trainer.estimated_stepping_batches if trainer.state.fn == TrainerFn.FITTING else 1
         progress = Progress(trainer.global_step, 1 if isinf(length) else int(length), (draw, trainer.global_rank))
         targets = None if teacher is None else _said(teacher, inputs, pl_module.device)
         asked = Asked(self._objective, None if teacher is None else teacher.shared_vocab_size, gradients)
@@ -236,9 +238,7 @@ class LogitsStatistics(pl.Callback):
             if "train/kd_loss" in metrics and float(metrics.get("train/kd_weight", 1.0)) > 0:
                 self._kd_losses.append(metrics["train/kd_loss"].detach())
 
-    def _log(
-        self, trainer: pl.Trainer, stage: str, figures: dict[str, float], values: dict[str, Tensor]
-    ) -> None:
+    def _log(self, trainer: pl.Trainer, stage: str, figures: dict[str, float], values: dict[str, Tensor]) -> None:
         """Write to the loggers at once: Lightning would pass on no more than every log_every_n_steps."""
         if trainer.is_global_zero and figures:
             step = _step(trainer)

@@ -20,8 +20,8 @@ _GIB = 2**30
 class Throughput(pl.Callback):
     """Logs how fast a training is, on logged steps: docs/statistics.md has names and units.
 
-    All ranks are counted. The time is that of training as a whole, waiting for data and checkpoints included, validation
-    left out. On logged steps alone it waits for the device.
+    All ranks are counted. The time is that of training as a whole, waiting for data and checkpoints included,
+    validation left out. On logged steps alone it waits for the device.
 
     Works on any LightningModule whose batches have token ids `[B, T]`, as `input_ids` or first of a pair; of other
     batches it counts samples.
@@ -52,7 +52,9 @@ class Throughput(pl.Callback):
         self._teacher: Teacher | None = None
         self._teacher_seconds = 0.0
         self._flops: tuple[float, float] | None = None
-        self._start(0)
+        self._step = self._samples = self._tokens = self._taught = 0
+        self._seconds = 0.0
+        self._since: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out what the device can do, and start the clock."""
@@ -97,7 +99,7 @@ class Throughput(pl.Callback):
 
     def _start(self, step: int) -> None:
         self._step, self._samples, self._tokens, self._taught, self._seconds = step, 0, 0, 0, 0.0
-        self._since: float | None = time.perf_counter()
+        self._since = time.perf_counter()
 
     def _pause(self, trainer: pl.Trainer) -> None:
         """Stop the clock when the device has done what it was given."""

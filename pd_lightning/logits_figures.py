@@ -106,7 +106,7 @@ def _of_logits(logits: Tensor) -> dict[str, Tensor]:
 
 def _of_teacher(logits: Tensor, labels: Tensor, said: AnyTargets) -> dict[str, Tensor]:
     """What the teacher says before any transform, and the divergence of the student from it, at temperature 1."""
-    figures = {}
+    figures: dict[str, Tensor] = {}
     if isinstance(said, DenseTargets):
         if said.logprobs.shape[-1] != logits.shape[-1]:
             raise ValueError(_OTHER_WIDTHS.format(logits.shape[-1], said.logprobs.shape[-1]))
@@ -133,7 +133,8 @@ _OTHER_WIDTHS = (
 
 def _of_columns(said: SparseTargets) -> dict[str, Tensor]:
     """What a store keeps of each position beside ids."""
-    known, figures = said.statistics, {}
+    known = said.statistics
+    figures: dict[str, Tensor] = {}
     if "entropy" in known:
         figures |= {"entropy": known["entropy"], "effective_support": known["entropy"].exp()}
     if {"mean", "log_z"} <= known.keys():

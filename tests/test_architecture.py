@@ -137,6 +137,7 @@ ARROWS = {
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
     "callbacks": {
+        "context",
         "data",
         "export",
         "guards",

@@ -98,7 +98,12 @@ def logged(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if any("_statistics/" in name for name in row)]
 
 
-VALIDATING = {"val_check_interval": 3, "check_val_every_n_epoch": None, "limit_val_batches": 1.0, "log_every_n_steps": 1}
+VALIDATING = {
+    "val_check_interval": 3,
+    "check_val_every_n_epoch": None,
+    "limit_val_batches": 1.0,
+    "log_every_n_steps": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -337,13 +342,21 @@ def test_validation_takes_a_few_batches_of_the_first_split(tmp_path: Path, tiny:
     taken: list[int] = []
 
     class Counting(LogitsStatistics):
-        def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, idx: int, at: int = 0) -> None:
+        def on_validation_batch_end(
+            self, trainer: Any, module: Any, outputs: Any, batch: Any, idx: int, at: int = 0
+        ) -> None:
             if self._sample is not None:
                 taken.append(idx)
             super().on_validation_batch_end(trainer, module, outputs, batch, idx, at)
 
     data = of(blocks, max_val_blocks=100)
-    fit(Plain(tiny.vocab_size), data, Counting("inner.head", positions=128), logger=MetricsCSV(str(tmp_path)), **VALIDATING)
+    fit(
+        Plain(tiny.vocab_size),
+        data,
+        Counting("inner.head", positions=128),
+        logger=MetricsCSV(str(tmp_path)),
+        **VALIDATING,
+    )
     assert taken == [0, 3, 6, 9, 12, 15, 18, 21] * 2
     row = next(row for row in logged(tmp_path) if "val_statistics/student_entropy" in row)
     assert row["step"] == 2
@@ -469,7 +482,10 @@ def test_the_teachers_time_counts_as_trainings_alone(tiny: Any, blocks: Path, te
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"module": "inner.hat"}, r"module of LogitsStatistics must name a submodule of Plain, got 'inner.hat'\. .* of in"),
+        (
+            {"module": "inner.hat"},
+            r"module of LogitsStatistics must name a submodule of Plain, got 'inner.hat'\. .* of in",
+        ),
         ({}, r"must know where the logits of Plain are, got no module\. Set its module to the dotted name"),
         ({"module": "inner.body"}, r"must be of the whole vocabulary, got 8 of each position for a label \d+\. Set"),
         ({"module": "inner"}, r"logits of each of the batch's 64 positions, got 0\. Set module of LogitsStatistics"),
