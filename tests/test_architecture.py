@@ -100,6 +100,7 @@ ARROWS = {
     "module": {
         "checkpoints",
         "context",
+        "data",
         "language_model",
         "losses",
         "objective",
@@ -135,8 +136,21 @@ ARROWS = {
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
+    "distiller": {
+        "context",
+        "data",
+        "losses",
+        "module",
+        "objective",
+        "schedules",
+        "targets",
+        "teachers",
+        "transforms",
+        "weightings",
+    },
     "callbacks": {
         "data",
+        "distiller",
         "export",
         "guards",
         "losses",
@@ -146,6 +160,7 @@ ARROWS = {
         "store",
         "targets",
         "teachers",
+        "transforms",
     },
 }
 # Libraries that a room does without.
