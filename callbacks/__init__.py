@@ -3,6 +3,7 @@
 if __name__ == "callbacks":
     raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")
 
+from pd_lightning.callbacks.distill import Distill
 from pd_lightning.callbacks.logits_recorder import LogitsRecorder
 from pd_lightning.callbacks.logits_statistics import LogitsStatistics
 from pd_lightning.callbacks.loss_spike import LossSpike
@@ -12,6 +13,7 @@ from pd_lightning.callbacks.throughput import Throughput
 from pd_lightning.skip_non_finite import SkipNonFinite
 
 __all__ = [
+    "Distill",
     "LogitsRecorder",
     "LogitsStatistics",
     "LossSpike",

@@ -79,6 +79,7 @@ GROUPS = {
     "targets": {"blockwise", "heads", "targets"},
     "report": {"charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
+    "distiller": {"distilled", "distiller", "student_output"},
 }
 # What a room may import, besides itself. Nothing imports `callbacks`: YAML joins them.
 ARROWS = {
@@ -101,6 +102,7 @@ ARROWS = {
     "module": {
         "checkpoints",
         "context",
+        "data",
         "language_model",
         "losses",
         "objective",
@@ -136,9 +138,22 @@ ARROWS = {
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
+    "distiller": {
+        "context",
+        "data",
+        "losses",
+        "module",
+        "objective",
+        "schedules",
+        "targets",
+        "teachers",
+        "transforms",
+        "weightings",
+    },
     "callbacks": {
         "context",
         "data",
+        "distiller",
         "export",
         "guards",
         "losses",
@@ -148,6 +163,7 @@ ARROWS = {
         "store",
         "targets",
         "teachers",
+        "transforms",
     },
 }
 # Libraries that a room does without.
