@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pd_lightning.context import Progress
+from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.heads import Head
 from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
 from pd_lightning.targets import Targets
@@ -23,13 +24,14 @@ class Sample:
     Args:
         labels: The next token of each position, int64 `[B, T]`; -100 where there is none.
         targets: What the teacher says of them, if there is a teacher.
-        asked: What is compared how.
+        asked: What is compared how; what is not known before there are logits may be set then.
         size: Positions to take; all where there are no more.
         progress: How far the run has come; its `draw` decides on the positions.
     """
 
     def __init__(self, labels: Tensor, targets: Targets | None, asked: Asked, size: int, progress: Progress) -> None:
-        self._labels, self._targets, self._asked, self._progress = labels, targets, asked, progress
+        self._labels, self._targets, self._progress = labels.clone(), targets, progress  # a step may change its batch
+        self.asked = asked
         self._size = size
         self._runs = _drawn(labels.numel(), size, progress.draw)
         self._taken = 0
@@ -37,6 +39,8 @@ class Sample:
 
     def take(self, output: Any, head: Head | None = None) -> None:
         """Take the logits of the next positions, whole or slice after slice; what comes after the last is disregarded.
+
+        Whole ones `[B, T', V]` may lack the last position of each row, which then counts for nothing, or have one more.
 
         Args:
             output: Logits, float `[..., V]`, or an output of transformers that has them; with a head, hidden states.
@@ -47,13 +51,7 @@ class Sample:
         """
         if self._taken >= self._labels.numel():
             return
-        tensor = getattr(output, "last_hidden_state" if head else "logits", output)
-        if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.is_floating_point():
-            raise ValueError(
-                f"Logits must be a tensor of shape [..., V], got {type(tensor).__name__}. Set module of "
-                "LogitsStatistics to the submodule that makes them."
-            )
-        rows = tensor.detach().flatten(0, -2)
+        rows = self._aligned(_tensor(output, head)).flatten(0, -2)
         start, self._taken = self._taken, self._taken + len(rows)
         with undisturbed(rows.device), torch.no_grad():
             for run in self._runs:
@@ -74,10 +72,14 @@ class Sample:
                 "module of LogitsStatistics to a submodule that gives them once, and in order, or batch_map to a "
                 "function that gives the batch's input_ids as the model takes them."
             )
-        table = self._labels.new_full((self._size, sum(_COLUMNS.values())), 0, dtype=torch.float32).fill_(UNKNOWN)
-        found = torch.cat(self._parts)[: self._size]
-        table[: len(found)] = found
-        return table
+        return padded(torch.cat(self._parts), self._size)
+
+    def _aligned(self, tensor: Tensor) -> Tensor:
+        B, T = self._labels.shape
+        if tensor.shape[:-1] == (B, T - 1):
+            self._labels[:, -1] = IGNORE_INDEX
+            return F.pad(tensor, (0, 0, 0, 1))
+        return tensor[:, :T] if tensor.shape[:-1] == (B, T + 1) else tensor
 
     def _look(self, rows: slice, logits: Tensor) -> None:
         labels = self._labels.flatten()[rows]
@@ -87,7 +89,7 @@ class Sample:
                 f"{int(labels.max())}. Set module of LogitsStatistics to the submodule that makes them."
             )
         said = None if self._targets is None else self._targets.rows(rows)
-        figures = logits_figures(self._asked, logits, labels, said, self._progress)
+        figures = logits_figures(self.asked, logits, labels, said, self._progress)
         at = torch.arange(rows.start, rows.stop, device=logits.device) % self._labels.shape[1]
         figures[POSITION] = at.float()
         empty = logits.new_full((len(labels), max(_COLUMNS.values())), UNKNOWN, dtype=torch.float32)
@@ -96,6 +98,30 @@ class Sample:
             for name, width in _COLUMNS.items()
         ]
         self._parts.append(torch.cat(columns, dim=1))
+
+
+def width(output: Any, head: Head | None = None) -> int:
+    """Give V, the width of the logits that `Sample.take` is given."""
+    tensor = _tensor(output, head)
+    with undisturbed(tensor.device), torch.no_grad():
+        return tensor.shape[-1] if head is None else head(tensor.flatten(0, -2)[:1]).shape[-1]
+
+
+def _tensor(output: Any, head: Head | None) -> Tensor:
+    tensor = getattr(output, "last_hidden_state" if head else "logits", output)
+    if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.is_floating_point():
+        raise ValueError(
+            f"Logits must be a tensor of shape [..., V], got {type(tensor).__name__}. Set module of LogitsStatistics "
+            "to the submodule that makes them."
+        )
+    return tensor.detach()
+
+
+def padded(table: Tensor | None, size: int, device: torch.device | None = None) -> Tensor:
+    """Give a table of a size, cut or filled up with rows of `UNKNOWN`; all of them where there is none."""
+    if table is None:
+        table = torch.empty((0, sum(_COLUMNS.values())), device=device)
+    return F.pad(table[:size], (0, 0, 0, max(0, size - len(table))), value=UNKNOWN)
 
 
 def columns(table: Tensor) -> dict[str, Tensor]:

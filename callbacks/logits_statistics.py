@@ -6,22 +6,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from pd_lightning.callbacks.distilling import distilling
+from pd_lightning.callbacks.comparison import Comparison
+from pd_lightning.callbacks.distill import Distill
 from pd_lightning.callbacks.histograms import log_histograms
-from pd_lightning.callbacks.logits_sample import Sample, columns, undisturbed
+from pd_lightning.callbacks.logits_sample import Sample, columns, padded
 from pd_lightning.callbacks.logits_source import hook_logits
 from pd_lightning.callbacks.statistics_summary import samples, scalars
-from pd_lightning.callbacks.training_data import manifest_of
-from pd_lightning.context import Progress
-from pd_lightning.data.inputs import BatchInputs
-from pd_lightning.logits_figures import Asked
-from pd_lightning.objective import Objective
-from pd_lightning.targets import Targets
-from pd_lightning.teachers import Surroundings, Teacher
+from pd_lightning.heads import Head
+from pd_lightning.teachers import Teacher
 
 _VAL_BATCHES = 8
 
@@ -40,12 +35,12 @@ class LogitsStatistics(pl.Callback):
 
     Args:
         module: Dotted name of the submodule whose output is the logits `[B, T, V]` of a batch, or those of one slice of
-            its positions after another. Default: the student of a DistillationModule.
+            its positions after another. Default: the student of a DistillationModule, or what Distill sees.
         teacher: Whom to compare the student with by forward KL; by default the teacher that the training distils from,
             with its transforms and its loss.
         every_n_steps: Optimizer steps from one sample to the next.
         positions: Most positions of a sample, over all ranks.
-        batch_map: Gives `input_ids`, and `labels`, for a batch of other data; by default batches have them.
+        batch_map: Gives `input_ids`, and `labels`, for a batch of other data; by default that of the Distiller.
 
     Raises:
         ValueError: If a setting is out of range; at the start of training, if it is not known where the logits are.
@@ -64,7 +59,8 @@ class LogitsStatistics(pl.Callback):
                 raise ValueError(f"{name} of LogitsStatistics must be at least 1, got {value}. Raise it.")
         self.module, self.teacher = module, teacher
         self.every_n_steps, self.positions = every_n_steps, positions
-        self._inputs = BatchInputs(batch_map)
+        self._map = batch_map
+        self._comparison: Comparison | None = None
         self._handle: RemovableHandle | None = None
         self._sample: Sample | None = None
         self._tables: list[Tensor] = []
@@ -95,7 +91,7 @@ class LogitsStatistics(pl.Callback):
         first, self._step = step != self._step, step
         self._sample = None
         if first and step % self.every_n_steps == 0:
-            self._sample = self._sampled(trainer, pl_module, batch, self._teacher, self._share(trainer, 1), step)
+            self._expect(trainer, batch, 1, step, training=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,15 +122,11 @@ class LogitsStatistics(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Expect logits, where the batch is among those sampled: evenly spaced ones of the first split."""
-        number = trainer.num_val_batches[0]
-        parts = _VAL_BATCHES if isinf(number) else min(_VAL_BATCHES, int(number))
-        every = 1 if isinf(number) else int(number) // max(1, parts)
         self._sample = None
-        sampled = dataloader_idx == 0 and batch_idx % max(1, every) == 0 and batch_idx // max(1, every) < parts
+        parts, every = _spread(trainer.num_val_batches[0])
+        sampled = dataloader_idx == 0 and batch_idx % every == 0 and batch_idx // every < parts
         if sampled and not trainer.sanity_checking:
-            teacher = (self.teacher is None and getattr(pl_module, "val_teacher", None)) or self._teacher
-            size = self._share(trainer, parts)
-            self._sample = self._sampled(trainer, pl_module, batch, teacher, size, batch_idx, gradients=False)
+            self._expect(trainer, batch, parts, batch_idx, training=False)
 
     def on_validation_batch_end(
         self,
@@ -156,8 +148,10 @@ class LogitsStatistics(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the sample of all ranks."""
-        if self._tables:
-            figures = _gathered(trainer, torch.cat(self._tables))
+        if not trainer.sanity_checking:
+            # Of one size on all ranks, which may have seen other numbers of batches, or none.
+            own = torch.cat(self._tables) if self._tables else None
+            figures = _gathered(trainer, padded(own, self._share(trainer), trainer.strategy.root_device))
             self._validated = scalars(figures), samples(figures)
             self._tables = []
 
@@ -183,48 +177,34 @@ class LogitsStatistics(pl.Callback):
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._handle is not None:
             return
-        held = distilling(trainer, pl_module) if self.teacher is None else None
-        self._teacher: Teacher | None = held.teacher if held is not None else self.teacher
-        self._objective = held.objective if held is not None else Objective()
-        if self.module is None and not hasattr(getattr(pl_module, "student", None), "body"):
+        self._comparison = Comparison(trainer, pl_module, self.teacher, self._map)
+        module = self.module or _seen_by_distill(trainer)
+        if module is None and not hasattr(getattr(pl_module, "student", None), "body"):
             raise ValueError(
                 f"LogitsStatistics must know where the logits of {type(pl_module).__name__} are, got no module. Set "
                 "its module to the dotted name of the submodule that makes them."
             )
-        if self.teacher is not None:
-            _meet(self.teacher, self._objective, trainer)
-        self._handle = hook_logits(pl_module, self.module, self._take, type(self).__name__)
+        self._handle = hook_logits(pl_module, module, self._take, "LogitsStatistics")
 
     def _end(self) -> None:
         if self._handle is not None:
             self._handle.remove()
-        self._handle = self._sample = None
+        self._handle = self._sample = self._comparison = None
 
-    def _take(self, output: Any, *head: Any) -> None:
-        if self._sample is not None:
-            self._sample.take(output, *head)
+    def _take(self, output: Any, head: Head | None = None) -> None:
+        if self._sample is not None and self._comparison is not None:
+            self._comparison.see_width(self._sample, output, head)
+            self._sample.take(output, head)
 
-    def _share(self, trainer: pl.Trainer, parts: int) -> int:
-        """Positions that one rank takes of one batch."""
-        return max(1, self.positions // (parts * trainer.world_size))
+    def _expect(self, trainer: pl.Trainer, batch: Any, parts: int, draw: int, training: bool) -> None:
+        """Take a share of the sample from this batch: one rank's, of one of several batches."""
+        assert self._comparison is not None
+        size = max(1, self._share(trainer) // parts)
+        self._sample = self._comparison.sample(trainer, batch, size, draw, training)
 
-    def _sampled(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        teacher: Teacher | None,
-        size: int,
-        draw: int,
-        gradients: bool = True,
-    ) -> Sample:
-        """Have the teacher say what it says of a batch."""
-        inputs = self._inputs(batch)
-        length = trainer.estimated_stepping_batches if trainer.state.fn == TrainerFn.FITTING else 1
-        progress = Progress(trainer.global_step, 1 if isinf(length) else int(length), (draw, trainer.global_rank))
-        targets = None if teacher is None else _said(teacher, inputs, pl_module.device)
-        asked = Asked(self._objective, None if teacher is None else teacher.shared_vocab_size, gradients)
-        return Sample(inputs["labels"].clone(), targets, asked, size, progress)
+    def _share(self, trainer: pl.Trainer) -> int:
+        """Positions of one rank."""
+        return max(1, self.positions // trainer.world_size)
 
     def _remember_kd_loss(self, trainer: pl.Trainer) -> None:
         """Keep a KD loss that the loggers see too; it is read in validation alone, which waits for the device."""
@@ -252,31 +232,20 @@ def _step(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def _spread(number: float) -> tuple[int, int]:
+    """How many batches of a split are sampled, and each how many."""
+    if isinf(number):
+        return _VAL_BATCHES, 1
+    parts = max(1, min(_VAL_BATCHES, int(number)))
+    return parts, max(1, int(number) // parts)
+
+
 def _gathered(trainer: pl.Trainer, table: Tensor) -> dict[str, Tensor]:
     """Bring the samples of all ranks together."""
     everywhere = trainer.strategy.all_gather(table)
     return columns(everywhere.reshape(-1, table.shape[-1]).cpu())
 
 
-@torch.no_grad()
-def _said(teacher: Teacher, inputs: dict[str, Tensor], device: torch.device) -> Targets | None:
-    """Ask a teacher, whose time counts as the training's alone."""
-    seconds = teacher.forward_seconds
-    with undisturbed(device):
-        targets = teacher(inputs)
-    teacher.forward_seconds = seconds
-    return targets
-
-
-def _meet(teacher: Teacher, objective: Objective, trainer: pl.Trainer) -> None:
-    """Get a teacher of one's own ready."""
-    manifest = manifest_of(trainer)
-    device, mesh = trainer.strategy.root_device, getattr(trainer.strategy, "device_mesh", None)
-    around = Surroundings(device, device_mesh=mesh)
-    if manifest is not None:
-        around.data_kind, around.columns = manifest.kind, manifest.columns
-        around.block_size, around.document_attention = manifest.block_size, manifest.document_attention
-    with undisturbed(device):
-        teacher.setup(around)
-    if teacher.form is not None:
-        objective.check(teacher.form)
+def _seen_by_distill(trainer: pl.Trainer) -> str | None:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.logits_from for callback in callbacks if isinstance(callback, Distill)), None)

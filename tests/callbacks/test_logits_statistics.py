@@ -11,18 +11,19 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pd_lightning.callbacks import LogitsStatistics
+from pd_lightning.callbacks import Distill, LogitsStatistics
 from pd_lightning.callbacks.logits_sample import POSITION, Sample, columns
 from pd_lightning.callbacks.statistics_summary import samples, scalars
 from pd_lightning.context import Progress
 from pd_lightning.data import TokenBlocks
+from pd_lightning.distiller import Distiller
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.loggers import MetricsCSV
 from pd_lightning.logits_figures import UNKNOWN, Asked
@@ -57,6 +58,13 @@ class Plain(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+class Tokens(Plain):
+    """Of token ids alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch, batch), batch_idx)
 
 
 class Noisy(nn.Module):
@@ -296,6 +304,69 @@ def test_other_peoples_module_with_a_teacher(
     assert not any(key.startswith("teacher") for key in module.state_dict())
 
 
+def test_what_distills_is_found(tmp_path: Path, tiny: Any, blocks: Path, teacher_dir: Path) -> None:
+    """A callback, with the submodule that it sees; or an object of the module's own, to which `module` is added."""
+    teacher, transforms = FrozenTeacher(str(teacher_dir)), {"cut": TopPK(0.95, 30)}
+
+    class Own(Plain):
+        def setup(self, stage: str) -> None:
+            self.distiller = Distiller(teacher, transforms, kd_weight=0.5)
+            self.distiller.setup(self)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            said = self.distiller(batch, self.inner["head"](self.inner["body"](batch["input_ids"])))
+            self.log_dict(said.metrics("train/"))
+            return said.loss
+
+    ways: dict[str, tuple[Any, list[pl.Callback]]] = {
+        "callback": (
+            Plain,
+            [LogitsStatistics(), Distill(teacher, "inner.head", transforms=transforms, kd_weight=0.5)],
+        ),
+        "own": (Own, [LogitsStatistics("inner.head")]),
+    }
+    rows = []
+    for name, (kind, callbacks) in ways.items():
+        torch.manual_seed(3)
+        logger = MetricsCSV(str(tmp_path / name))
+        fit(kind(tiny.vocab_size), of(blocks), *callbacks, logger=logger, **VALIDATING)
+        rows.append(logged(tmp_path / name)[0])
+    assert rows[0] == rows[1]
+    assert {"train_statistics/kept_ids", "train_statistics/gradient_cosine"} <= rows[0].keys()
+    assert "val_statistics/kd_loss_gap" in {name for row in logged(tmp_path / "callback") for name in row}
+
+
+def test_a_student_may_leave_out_the_last_position(tmp_path: Path, tiny: Any, blocks: Path) -> None:
+    class Shorter(Plain):
+        more = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            ids = batch["input_ids"]
+            logits = self.inner["head"](self.inner["body"](ids[:, : T + self.more]))
+            return F.cross_entropy(logits.flatten(0, 1), ids[:, 1 : T + 1 + self.more].flatten())
+
+    rows = torch.randint(tiny.vocab_size, (8, T + 1), generator=torch.Generator().manual_seed(1))
+    found = []
+    for name, more in (("same", 0), ("shorter", -1)):
+        torch.manual_seed(3)
+        module = Shorter(tiny.vocab_size)
+        module.more = more
+        data = torch.utils.data.DataLoader([{"input_ids": row} for row in rows], batch_size=BATCH)
+        cut = LogitsStatistics("inner.head", batch_map=lambda batch: {"input_ids": batch["input_ids"][:, :T]})
+        fit(module, data, cut, steps=1, logger=MetricsCSV(str(tmp_path / name)))
+        found.append(logged(tmp_path / name)[0])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_padding_of_a_teachers_vocabulary_is_left_out(tmp_path: Path, tiny: Any, blocks: Path) -> None:
+    """Our data know that the tokenizer has no more than 300 ids."""
+    torch.manual_seed(1)
+    teacher = FrozenTeacher(build_causal_lm({**tiny.config, "vocab_size": 320, "initializer_range": 0.3}))
+    statistics = LogitsStatistics("inner.head", teacher)
+    fit(Plain(tiny.vocab_size), of(blocks), statistics, logger=MetricsCSV(str(tmp_path)), steps=1)
+    assert np.isfinite(logged(tmp_path)[0]["train_statistics/gradient_cosine"])
+
+
 def test_a_sample_is_bounded_and_of_labelled_positions(tiny: Any) -> None:
     labels = torch.randint(tiny.vocab_size, (40, T))
     labels[:, ::2] = -100
@@ -436,6 +507,17 @@ def test_other_loggers_have_quantiles(tmp_path: Path, tiny: Any, blocks: Path) -
     assert "train_histograms/student_logits/q90" in rows[0]
 
 
+@pytest.mark.slow
+def test_weights_and_biases_has_histograms(tmp_path: Path, tiny: Any, blocks: Path) -> None:
+    pytest.importorskip("wandb")
+    logger = WandbLogger(save_dir=str(tmp_path), offline=True)
+    fit(Plain(tiny.vocab_size), of(blocks), LogitsStatistics("inner.head"), logger=logger, steps=1)
+    summary = dict(logger.experiment.summary)
+    assert summary["train_histograms/student_entropy"]["_type"] == "histogram"
+    assert summary["train_statistics/student_entropy"] > 0
+    logger.experiment.finish()
+
+
 class Waits(TorchDispatchMode):
     """Counts what would make a GPU's host wait."""
 
@@ -488,10 +570,7 @@ def test_the_teachers_time_counts_as_trainings_alone(tiny: Any, blocks: Path, te
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"module": "inner.hat"},
-            r"module of LogitsStatistics must name a submodule of Plain, got 'inner.hat'\. .* of in",
-        ),
+        ({"module": "inner.hat"}, r"must name a submodule of Plain, got 'inner.hat'\. There are inner.head, inner"),
         ({}, r"must know where the logits of Plain are, got no module\. Set its module to the dotted name"),
         ({"module": "inner.body"}, r"must be of the whole vocabulary, got 8 of each position for a label \d+\. Set"),
         ({"module": "inner"}, r"logits of each of the batch's 64 positions, got 0\. Set module of LogitsStatistics"),
@@ -506,9 +585,13 @@ def test_logits_that_are_not_there(tiny: Any, blocks: Path, settings: dict[str, 
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tiny: Any, blocks: Path) -> None:
-    other = build_causal_lm({**tiny.config, "vocab_size": 333})
-    with pytest.raises(ValueError, match="must share a vocabulary, got logits of 300 ids of the student and 333"):
-        fit(Plain(tiny.vocab_size), of(blocks), LogitsStatistics("inner.head", FrozenTeacher(other)))
+    other = FrozenTeacher(build_causal_lm({**tiny.config, "vocab_size": 100}))
+    with pytest.raises(ValueError, match=r"must share a vocabulary, got a token id \d+ and a teacher of 100 ids\. Set"):
+        fit(Plain(tiny.vocab_size), of(blocks), LogitsStatistics("inner.head", other))
+    wider = FrozenTeacher(build_causal_lm({**tiny.config, "vocab_size": 320}))
+    data = torch.utils.data.DataLoader([torch.randint(300, (T,)) for _ in range(4)])
+    with pytest.raises(ValueError, match="must share a vocabulary, got 320 and 300 ids, and no number of tokens that"):
+        fit(Tokens(tiny.vocab_size), data, LogitsStatistics("inner.head", wider))
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "positions"])

@@ -1,0 +1,130 @@
+"""Whom a student is compared with, for statistics, and how."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import isinf
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from pd_lightning.callbacks.distilling import distilling
+from pd_lightning.callbacks.logits_sample import Sample, undisturbed, width
+from pd_lightning.callbacks.training_data import manifest_of
+from pd_lightning.context import Progress
+from pd_lightning.data.inputs import BatchInputs
+from pd_lightning.distiller import Distiller
+from pd_lightning.heads import Head
+from pd_lightning.logits_figures import Asked
+from pd_lightning.objective import Objective
+from pd_lightning.targets import Targets
+from pd_lightning.teachers import Surroundings, Teacher
+
+
+class Comparison:
+    """The teacher that a training distils from, with its transforms and loss; or another one, with forward KL.
+
+    Args:
+        trainer: Tells of the training.
+        pl_module: What is trained.
+        teacher: The other one, which is got ready here; None for the training's own, which is ready.
+        batch_map: Gives `input_ids`, and `labels`, for a batch; None for the Distiller's, or for none.
+
+    Raises:
+        ValueError: If the other teacher does not fit the data.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        teacher: Teacher | None,
+        batch_map: Callable[[Any], Any] | None,
+    ) -> None:
+        held = distilling(trainer, pl_module)
+        self._inputs: Callable[[Any], dict[str, Tensor]] = BatchInputs(batch_map)
+        if isinstance(held, Distiller) and batch_map is None:
+            self._inputs = held.inputs
+        self._other: Surroundings | None = None
+        if teacher is not None or held is None:
+            self._teacher, self._val_teacher, self._objective = teacher, teacher, Objective()
+        else:
+            self._teacher, self._objective = held.teacher, held.objective
+            self._val_teacher = getattr(held, "val_teacher", None) or held.teacher
+        if teacher is not None:
+            self._other = _surroundings(trainer)
+            self._meet(self._other)
+
+    def sample(self, trainer: pl.Trainer, batch: Any, size: int, draw: int, training: bool) -> Sample:
+        """Have the teacher say what it says of a batch, before the student does.
+
+        Args:
+            trainer: Tells how far the run has come.
+            batch: What the data gave.
+            size: Positions to look at.
+            draw: A number that no two batches share.
+            training: Whether it is trained on: with gradients then.
+        """
+        inputs = self._inputs(batch)
+        length = trainer.estimated_stepping_batches if trainer.state.fn == TrainerFn.FITTING else 1
+        progress = Progress(trainer.global_step, 1 if isinf(length) else int(length), (draw, trainer.global_rank))
+        teacher = self._teacher if training else self._val_teacher
+        if teacher is not None and self._other is not None and self._other.vocab_size is None:
+            _check_ids(teacher, inputs)
+        targets = None if teacher is None else _said(teacher, inputs)
+        asked = Asked(self._objective, None if teacher is None else teacher.shared_vocab_size, training)
+        return Sample(inputs["labels"], targets, asked, size, progress)
+
+    def see_width(self, sample: Sample, output: Any, head: Head | None) -> None:
+        """Check the other teacher's vocabulary, when the first logits tell how wide the student's are.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        if self._other is not None and self._other.vocab_size is None:
+            assert self._teacher is not None
+            self._other.vocab_size = width(output, head)
+            self._meet(self._other)
+            sample.asked = replace(sample.asked, shared_vocab_size=self._teacher.shared_vocab_size)
+
+    def _meet(self, around: Surroundings) -> None:
+        assert self._teacher is not None
+        with undisturbed(around.device):
+            self._teacher.setup(around)
+        if self._teacher.shared_vocab_size is not None:
+            self._objective.share_vocabulary(self._teacher.shared_vocab_size)
+        if self._teacher.form is not None:
+            self._objective.check(self._teacher.form)
+
+
+@torch.no_grad()
+def _said(teacher: Teacher, inputs: dict[str, Tensor]) -> Targets | None:
+    """Ask a teacher, whose time counts as the training's alone."""
+    seconds = teacher.forward_seconds
+    with undisturbed(inputs["input_ids"].device):
+        targets = teacher(inputs)
+    teacher.forward_seconds = seconds
+    return targets
+
+
+def _check_ids(teacher: Teacher, inputs: dict[str, Tensor]) -> None:
+    """Before it is asked: on a GPU an id that it lacks would end the process."""
+    largest, known = int(inputs["input_ids"].max()), teacher.vocab_size
+    if known is not None and largest >= known:
+        raise ValueError(
+            f"Teacher and student must share a vocabulary, got a token id {largest} and a teacher of {known} ids. Set "
+            "teacher of LogitsStatistics to a model with the student's tokenizer."
+        )
+
+
+def _surroundings(trainer: pl.Trainer) -> Surroundings:
+    """What a teacher has to fit to, as far as our data tell; other people's don't."""
+    around = Surroundings(trainer.strategy.root_device, device_mesh=getattr(trainer.strategy, "device_mesh", None))
+    manifest = manifest_of(trainer)
+    if manifest is not None:
+        around.data_kind, around.columns, around.block_size = manifest.kind, manifest.columns, manifest.block_size
+        around.data_vocab_size, around.tokenizer_vocab_size = manifest.vocab_size, manifest.tokenizer_vocab_size
+        around.document_attention = manifest.document_attention
+    return around
