@@ -184,7 +184,9 @@ class LogitsStatistics(pl.Callback):
                 f"LogitsStatistics must know where the logits of {type(pl_module).__name__} are, got no module. Set "
                 "its module to the dotted name of the submodule that makes them."
             )
-        self._handle = hook_logits(pl_module, module, self._take, "LogitsStatistics")
+        # Where somebody has compiled the whole of the module, this would be compiled too.
+        take = torch.compiler.disable(self._take)  # type: ignore[no-untyped-call]
+        self._handle = hook_logits(pl_module, module, take, "LogitsStatistics")
 
     def _end(self) -> None:
         if self._handle is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pd_lightning.blockwise import entropy
+from pd_lightning.blockwise import dot, entropy
 from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.losses.alignment import AnyTargets, align, widened
 from pd_lightning.losses.kullback_leibler import kl
@@ -158,11 +158,11 @@ def _of_losses(
             return figures
         lm_loss = F.cross_entropy(leaf, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         (of_lm,) = torch.autograd.grad(lm_loss, leaf)
-        figures["lm_gradient"] = of_lm.square().sum(dim=-1)
+        figures["lm_gradient"] = dot(of_lm, of_lm)
         if treated is not None:
             (of_kd,) = torch.autograd.grad(kd_loss.sum(), leaf)
-            figures["kd_gradient"] = of_kd.square().sum(dim=-1)
-            figures["gradient_product"] = (of_lm * of_kd).sum(dim=-1)
+            figures["kd_gradient"] = dot(of_kd, of_kd)
+            figures["gradient_product"] = dot(of_lm, of_kd)
     return figures
 
 

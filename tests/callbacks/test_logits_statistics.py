@@ -617,6 +617,31 @@ def test_ranks_share_the_sample(tmp_path: Path, blocks: Path, teacher_dir: Path)
                 assert row[name] == pytest.approx(expected[name], rel=2e-3, abs=2e-4), name
 
 
+def test_a_module_that_is_compiled_as_a_whole(tmp_path: Path, tiny: Any, blocks: Path) -> None:
+    """The figures, and the graphs of the module's own forward alone: before the hook and after it, and its loss."""
+    torch._dynamo.reset()
+    counter, rows = CompileCounter(), []
+    for name in ("eager", "compiled"):
+        torch.manual_seed(3)
+        module: Any = Plain(tiny.vocab_size)
+        module = torch.compile(module, backend=counter) if name == "compiled" else module
+        fit(
+            module, of(blocks), LogitsStatistics("inner.head", every_n_steps=2), logger=MetricsCSV(str(tmp_path / name))
+        )
+        rows.append(logged(tmp_path / name))
+    assert rows[0] == rows[1]
+    assert 0 < counter.frame_count <= 3
+
+
+@pytest.mark.slow
+def test_ranks_may_validate_other_numbers_of_batches(tmp_path: Path) -> None:
+    """Of 3 and 2: nobody waits for ever."""
+    script = Path(__file__).with_name("statistics_of_uneven_ranks.py")
+    command = [sys.executable, str(script), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert [row["step"] for row in logged(tmp_path) if "val_statistics/student_entropy" in row] == [1, 3]
+
+
 @pytest.mark.slow
 def test_a_compiled_student_is_seen_as_it_is(
     tmp_path: Path, tiny: Any, blocks: Path, monkeypatch: pytest.MonkeyPatch
