@@ -49,12 +49,19 @@ PICTURE = re.compile(r'<p><img alt="([^"]*)" src="[^"]*assets/(\w[\w-]*\.svg)"[^
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the reference, made from signatures and docstrings as they are now."""
+    """Add the pages of the reference, made from signatures and docstrings as they are now, and the tour."""
     pages = {name: room_page(room) for name, room in ROOMS.items()}
     pages |= {"commands": commands_page(), "api": api_page()}
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
+    files.append(File.generated(config, "tour.md", content=tour(Path(config.config_file_path).parent / "README.md")))
     return files
+
+
+def tour(readme: Path) -> str:
+    """The tour, which stands in README, as a page."""
+    (text,) = re.findall(r"^## The tour.*?\n(.*?)^## ", readme.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return "# Tour\n" + text.replace("](docs/", "](").replace("[docs/", "[")
 
 
 def api_page() -> str:
