@@ -60,7 +60,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def tour(readme: Path) -> str:
     """The tour, which stands in README, as a page."""
-    (text,) = re.findall(r"^## The tour.*?\n(.*?)^## ", readme.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    (text,) = re.findall(
+        r"^## The tour.*?\n(.*?)^## ", readme.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     return "# Tour\n" + text.replace("](docs/", "](").replace("[docs/", "[")
 
 

@@ -43,7 +43,11 @@ def measure(demo: Path) -> dict[str, Any]:
     splits = describe(demo / "store")["splits"]
     histograms = ("kept_ids_histogram", "label_rank_histogram")
     store = {name: {split: splits[split][name] for split in ("train", "val")} for name in histograms}
-    return {"curves": {name: curve(demo / name) for name in STUDENTS}, "store": store, "position": position(demo / "store")}
+    return {
+        "curves": {name: curve(demo / name) for name in STUDENTS},
+        "store": store,
+        "position": position(demo / "store"),
+    }
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
@@ -119,7 +123,7 @@ def schedules() -> Chart:
 def chart_body(chart: Chart) -> tuple[str, float]:
     """A line chart, with the names of its lines above it where they don't fit beside."""
     height = 280
-    legend, svg, rest = drawing(chart, WIDTH, height).partition("<svg role")
+    legend, _, rest = drawing(chart, WIDTH, height).partition("<svg role")
     body = rest.partition(">")[2].removesuffix("</svg>")
     if not legend:
         return body, height
@@ -183,11 +187,15 @@ def flow() -> str:
         ("Hugging Face folder", "generate, evaluate, deploy", 238, 239),
     ]
     parts = [box(*each) for each in boxes]
-    parts += [arrow([(92, 60), (92, 98)]), words(101, 79, "tokenize", "command")]
-    parts += [arrow([(92, 150), (92, 188)]), words(101, 169, "record, once", "command")]
-    parts += [arrow([(180, 217), (209, 217), (209, 184), (232, 184)]), words(213, 212, "fit", "command")]
-    parts += [arrow([(180, 127), (209, 127), (209, 160), (232, 160)]), words(188, 116, "fit, with a live teacher", "command")]
-    parts += [arrow([(326, 195), (326, 233)]), words(335, 214, "export", "command")]
+    ways = {
+        "tokenize": (101, 79, [(92, 60), (92, 98)]),
+        "record, once": (101, 169, [(92, 150), (92, 188)]),
+        "fit": (213, 212, [(180, 217), (209, 217), (209, 184), (232, 184)]),
+        "fit, with a live teacher": (188, 116, [(180, 127), (209, 127), (209, 160), (232, 160)]),
+        "export": (335, 214, [(326, 195), (326, 233)]),
+    }
+    for name, (x, y, points) in ways.items():
+        parts += [arrow(points), words(x, y, name, "command")]
     return as_file(("".join(parts), 294))
 
 

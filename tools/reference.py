@@ -33,7 +33,8 @@ class Room:
 ROOMS = {
     "students": Room(
         "Students",
-        "`model.student`: the model to train. Any `nn.Module` from token ids `[B, T]` to logits `[B, T, V]` is one, too.",
+        "`model.student`: the model to train. Any `nn.Module` from token ids `[B, T]` to logits "
+        "`[B, T, V]` is one, too.",
         ["pd_lightning.students"],
         ["pd_lightning.students:Student"],
     ),
@@ -128,7 +129,7 @@ def commands_page() -> str:
         "`pd-lightning COMMAND --help` says the same as this page, and `--print_config` what a run comes to.",
     ]
     for name, command in COMMANDS.items():
-        parts += [f"## {name}", f"{command.summary[0].upper()}{command.summary[1:]}."]
+        parts.append(f"## {name}")
         parts += list(_trainer_command(name, command) if command.trainer else described(load_target(command.target)))
     return "\n\n".join(parts) + "\n"
 
@@ -140,6 +141,7 @@ def _trainer_command(name: str, command: Command) -> Iterator[str]:
     model = load_target(command.target)
     method = getattr(PDTrainer, name.replace("-", "_"))
     own = [p for p in inspect.signature(method).parameters.values() if p.name not in {*SKIPPED, "self"}]
+    yield f"{command.summary[0].upper()}{command.summary[1:]}."
     ours = method.__module__.startswith("pd_lightning.")
     texts = entries(sections(method)["Args"]) if ours else _LIGHTNINGS
     yield _definition("data", "a class", None, "The data, by class_path: [TokenBlocks](data.md#tokenblocks), or yours.")
@@ -156,8 +158,8 @@ def _trainer_command(name: str, command: Command) -> Iterator[str]:
 
 # Arguments of Lightning's own methods, which have a meaning of ours.
 _LIGHTNINGS = {
-    "ckpt_path": "Checkpoint to start from: `auto` starts a run or goes on with it, `last` insists on a checkpoint, and "
-    "a file's name takes that one.",
+    "ckpt_path": "Checkpoint to start from: `auto` starts a run or goes on with it, `last` insists on a checkpoint, "
+    "and a file's name takes that one.",
     "verbose": "Print the figures.",
     "return_predictions": "Lightning's: keep what the batches gave in memory.",
 }
@@ -236,7 +238,9 @@ def annotation(parameter: inspect.Parameter) -> str:
     if kind is parameter.empty:
         return ""
     text = kind if isinstance(kind, str) else inspect.formatannotation(kind)
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("OptimizerCallable", "an optimizer class")
+    text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
+    text = re.sub(r"(?:Union|Literal)\[([^\[\]]*)\]", lambda found: found[1].replace(", ", " | "), text)
+    return text.replace("NoneType", "None").replace("'", "")
 
 
 def default(parameter: inspect.Parameter) -> str | None:

@@ -19,13 +19,13 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 OTHERS = {"make", "lm_eval", "tensorboard", "python", "torchrun", "srun", "pip", "#SBATCH"}
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Carries a parser out of LightningCLI before anything is parsed."""
 
 
 class _Parsers(TrainerCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        raise _Found(parser)
+        raise _FoundError(parser)
 
 
 @cache
@@ -36,7 +36,7 @@ def parser(command: str) -> Any:
         return auto_parser(target, as_positional=COMMANDS[command].positional, exit_on_error=False)
     try:
         _Parsers(command.replace("-", "_"), target, [])
-    except _Found as found:
+    except _FoundError as found:
         return found.args[0]
     raise AssertionError("LightningCLI must parse")
 

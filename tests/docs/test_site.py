@@ -95,7 +95,10 @@ def _concrete(thing: object, room: object) -> bool:
 def test_entries_are_read_with_their_further_lines() -> None:
     from reference import entries
 
-    assert entries("    a: One\n        line more.\n    b: `x: y` two.\n") == {"a": "One line more.", "b": "`x: y` two."}
+    assert entries("    a: One\n        line more.\n    b: `x: y` two.\n") == {
+        "a": "One line more.",
+        "b": "`x: y` two.",
+    }
 
 
 def test_pictures_are_what_was_measured() -> None:
