@@ -88,4 +88,5 @@ def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) ->
 def inlined(path: Path, alt: str) -> str:
     """Give a picture without its own style, which the page has as well."""
     svg = re.sub(r"<style>.*?</style>\n?", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    svg = svg.replace('role="img"', f'role="img" aria-label="{alt}"')
     return f'<figure class="picture">{svg}<figcaption>{alt}</figcaption></figure>'

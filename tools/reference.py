@@ -93,9 +93,9 @@ ROOMS = {
         ["pd_lightning.selection:Selection", "pd_lightning.sampling:Sampling"],
     ),
     "strategies": Room(
-        "Strategies and optimizers",
-        "`trainer.strategy` and `model.optimizer`; those of Lightning and PyTorch work as they are.",
-        ["pd_lightning.strategies:FSDP2Strategy", "pd_lightning.muon:MuonWithAdamW"],
+        "Strategies, optimizers, loggers",
+        "`trainer.strategy`, `model.optimizer` and `trainer.logger`; those of Lightning and PyTorch work as they are.",
+        ["pd_lightning.strategies:FSDP2Strategy", "pd_lightning.muon:MuonWithAdamW", "pd_lightning.loggers:MetricsCSV"],
     ),
 }
 
