@@ -21,13 +21,16 @@ EXPORTED = "runs/demo/offline/export"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory as the pages have it: configurations, the files that they tell one to save, run.yaml."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    shutil.copy(ROOT / "configs" / "demo" / "student.yaml", tmp_path / "run.yaml")
+    (tmp_path / "run").mkdir()
+    for name in ("run.yaml", "run/config.yaml"):
+        shutil.copy(ROOT / "configs" / "demo" / "student.yaml", tmp_path / name)
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name, source in re.findall(r"^Save this as `(\w+\.py)`.*?^```python\n(.*?)^```", text, re.DOTALL | re.M):
             (tmp_path / name).write_text(source)
     (tmp_path / "text.txt").write_text("What a bigger model says about every next token of it. " * 40)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))  # whose files pages name
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in ("bytes_project", "my_pieces"):
@@ -55,12 +58,13 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
         if not settings.keys() <= {"model", "data", "trainer", "seed_everything"}:
             continue  # of another program
         records = settings.get("model", {}).keys() & {"output_dir", "selection", "sampling"}
-        complete = records or "class_path" in settings.get("model", {}).get("student", {})
-        base = [] if complete else ["--config", "run.yaml"]
+        complete = "class_path" in settings.get("model", {}).get("student", {}) and "data" in settings
+        base = [] if records or complete else ["--config", "run.yaml"]
         parse("record" if records else "fit", [*base, "--config", str(file)])
     for program, *arguments in commands(DOCS[name]):
         if program == "pd-lightning":
-            parse(arguments[0], arguments[1:])
+            # A run's folder has its settings.
+            parse(arguments[0], [re.sub(r"^runs/.*/config\.yaml$", "run/config.yaml", each) for each in arguments[1:]])
         else:
             assert program in OTHERS or program.startswith("-"), program
 
