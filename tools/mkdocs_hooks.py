@@ -12,7 +12,11 @@ from mkdocs.structure.files import File, Files
 from reference import ROOMS, commands_page, room_page
 
 API = {
-    "Training": ["pd_lightning.module.DistillationModule", "pd_lightning.objective.Objective"],
+    "Training": [
+        "pd_lightning.module.DistillationModule",
+        "pd_lightning.distiller.Distiller",
+        "pd_lightning.objective.Objective",
+    ],
     "Targets": [
         "pd_lightning.targets.SparseTargets",
         "pd_lightning.targets.DenseTargets",
