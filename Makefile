@@ -21,7 +21,7 @@ slow: $(INSTALLED) ## run the tests that take long
 
 docs: $(INSTALLED) ## build the documentation into site/, every warning an error
 	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
-	@echo "Open site/index.html"
+	@echo "Open site/index.html; its search needs a server: $(RUN) http.server -d site"
 
 lint: $(INSTALLED) ## check lint, format and types
 	@$(RUN) ruff check .

@@ -55,6 +55,8 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
         file = Path(first if re.fullmatch(r"[\w-]+\.yaml", first) else "snippet.yaml")
         file.write_text(text)
         settings = yaml.safe_load(text)
+        if "source" in settings:
+            parse("tokenize", ["--output_dir=blocks", "--config", str(file)])
         if not settings.keys() <= {"model", "data", "trainer", "seed_everything"}:
             continue  # of another program
         records = settings.get("model", {}).keys() & {"output_dir", "selection", "sampling"}
