@@ -51,7 +51,7 @@ def parse(command: str, argv: list[str]) -> None:
 
 
 def fenced(page: Path, *languages: str) -> list[str]:
-    """The blocks of a page in some languages, also those that are indented in a tab."""
+    """The blocks of a page in some languages, also those that are indented in a list."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(rf"^( *)```(?:{'|'.join(languages)})\n(.*?)^ *```$", text, flags=re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks]
