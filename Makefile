@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint clean
+.PHONY: help demo docs test slow lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,13 +19,17 @@ test: $(INSTALLED) ## run the tests
 slow: $(INSTALLED) ## run the tests that take long
 	@$(RUN) pytest -m slow
 
+docs: $(INSTALLED) ## build the documentation into site/, every warning an error
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo "Open site/index.html; its search needs a server: $(RUN) http.server -d site"
+
 lint: $(INSTALLED) ## check lint, format and types
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
 clean: ## remove .venv, caches and build folders; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # pip leaves no bytecode behind where PYTHONDONTWRITEBYTECODE is set: every start would then compile some 10,000 files.

@@ -65,12 +65,30 @@ def line_chart(chart: Chart) -> str:
     Returns:
         HTML with two inline SVG drawings.
     """
-    lines = {name: sorted(filter(_finite, points)) for name, points in chart.series.items()}
-    lines = {name: points for name, points in lines.items() if points}
+    lines = _lines(chart)
     if not lines:
         return "<p>No data.</p>"
     drawings = (("wide", 720.0, 380.0), ("narrow", 400.0, 300.0))
     return "\n".join(f'<div class="{name}">{_draw(chart, lines, *size)}</div>' for name, *size in drawings)
+
+
+def drawing(chart: Chart, width: float, height: float) -> str:
+    """Draw a chart once.
+
+    Args:
+        chart: What to draw, with one finite point at least.
+        width: Width of its coordinates; text is 12 of them high.
+        height: Height of its coordinates.
+
+    Returns:
+        Inline SVG, after an HTML list of the lines' names where these don't fit to their ends.
+    """
+    return _draw(chart, _lines(chart), width, height)
+
+
+def _lines(chart: Chart) -> dict[str, list[tuple[float, float]]]:
+    lines = {name: sorted(filter(_finite, points)) for name, points in chart.series.items()}
+    return {name: points for name, points in lines.items() if points}
 
 
 def _finite(point: tuple[float, float]) -> bool:

@@ -124,6 +124,10 @@ def test_a_built_distribution_installs(tmp_path: Path, elsewhere: Path, kind: st
     install(python, built)
     check_import(python, elsewhere, inside=tmp_path / "environment")
     assert run([python.parent / "pd-lightning", "--version"], elsewhere) == f"pd-lightning {pd_lightning.__version__}"
+    if kind == "wheel" and links:
+        shutil.copytree(ROOT / "examples", elsewhere, dirs_exist_ok=True)
+        code = "import teacher, distill_callback; teacher.trained_teacher(2); distill_callback.main(2)"
+        assert "val/kd_loss" in run([python, "-c", code], elsewhere)
 
 
 @pytest.mark.slow

@@ -1,0 +1,63 @@
+"""What is printed in the pages of docs/: fenced blocks, and the command line's own parsers to hold them against."""
+
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_parser
+
+from pd_lightning.cli import COMMANDS
+from pd_lightning.commands import _with_flags, load_target
+from pd_lightning.compose import as_arguments, compose
+from pd_lightning.trainer import TrainerCLI
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# Programs that pages name beside ours.
+OTHERS = {"make", "lm_eval", "tensorboard", "python", "torchrun", "srun", "pip", "#SBATCH"}
+
+
+class _FoundError(Exception):
+    """Carries a parser out of LightningCLI before anything is parsed."""
+
+
+class _Parsers(TrainerCLI):
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        raise _FoundError(parser)
+
+
+@cache
+def parser(command: str) -> Any:
+    """The parser of a command, made once: that of the Trainer takes seconds."""
+    target = load_target(COMMANDS[command].target)
+    if not COMMANDS[command].trainer:
+        return auto_parser(target, as_positional=COMMANDS[command].positional, exit_on_error=False)
+    try:
+        _Parsers(command.replace("-", "_"), target, [])
+    except _FoundError as found:
+        return found.args[0]
+    raise AssertionError("LightningCLI must parse")
+
+
+def parse(command: str, argv: list[str]) -> None:
+    """Parse a command line as `pd-lightning` would, down to the settings of every class; nothing is built."""
+    if COMMANDS[command].trainer:
+        parser(command).parse_args([command.replace("-", "_"), *as_arguments(*compose(argv))])
+    else:
+        function = load_target(COMMANDS[command].target)
+        parser(command).parse_args(as_arguments(*compose(_with_flags(function, argv))))
+
+
+def fenced(page: Path, *languages: str) -> list[str]:
+    """The blocks of a page in some languages, also those that are indented in a list."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(rf"^( *)```(?:{'|'.join(languages)})\n(.*?)^ *```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page, continued ones joined."""
+    lines = "".join(fenced(page, "bash", "console")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=not line.startswith("#SBATCH")) for line in lines if line.strip()]
