@@ -1,6 +1,7 @@
 """Whom a student is compared with, for statistics, and how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import isinf
 from typing import Any
@@ -19,7 +20,6 @@ from pd_lightning.distiller import Distiller
 from pd_lightning.heads import Head
 from pd_lightning.logits_figures import Asked
 from pd_lightning.objective import Objective
-from pd_lightning.targets import Targets
 from pd_lightning.teachers import Surroundings, Teacher
 
 
@@ -73,21 +73,39 @@ class Comparison:
         teacher = self._teacher if training else self._val_teacher
         if teacher is not None and self._other is not None and self._other.vocab_size is None:
             _check_ids(teacher, inputs)
-        targets = None if teacher is None else _said(teacher, inputs)
+        with self._apart(inputs["input_ids"].device):
+            targets = None if teacher is None else teacher(inputs)
         asked = Asked(self._objective, None if teacher is None else teacher.shared_vocab_size, training)
         return Sample(inputs["labels"], targets, asked, size, progress)
 
-    def see_width(self, sample: Sample, output: Any, head: Head | None) -> None:
-        """Check the other teacher's vocabulary, when the first logits tell how wide the student's are.
+    def show(self, sample: Sample, output: Any, head: Head | None) -> None:
+        """Let a sample take the student's logits.
+
+        Args:
+            sample: The sample of the batch that the student is given.
+            output: As of `Sample.take`.
+            head: As of `Sample.take`.
 
         Raises:
-            ValueError: If it is another one.
+            ValueError: If there are no logits, or they are over another vocabulary than the other teacher's.
         """
         if self._other is not None and self._other.vocab_size is None:
             assert self._teacher is not None
             self._other.vocab_size = width(output, head)
             self._meet(self._other)
             sample.asked = replace(sample.asked, shared_vocab_size=self._teacher.shared_vocab_size)
+        with self._apart(torch.device("cpu")):
+            sample.take(output, head)
+
+    @contextmanager
+    def _apart(self, device: torch.device) -> Iterator[None]:
+        """Ask teachers without gradients, random numbers that the training misses, or time that counts as its own."""
+        asked = [teacher for teacher in (self._teacher, self._val_teacher) if teacher is not None]
+        seconds = [teacher.forward_seconds for teacher in asked]
+        with undisturbed(device), torch.no_grad():
+            yield
+        for teacher, before in zip(asked, seconds, strict=True):
+            teacher.forward_seconds = before
 
     def _meet(self, around: Surroundings) -> None:
         assert self._teacher is not None
@@ -97,16 +115,6 @@ class Comparison:
             self._objective.share_vocabulary(self._teacher.shared_vocab_size)
         if self._teacher.form is not None:
             self._objective.check(self._teacher.form)
-
-
-@torch.no_grad()
-def _said(teacher: Teacher, inputs: dict[str, Tensor]) -> Targets | None:
-    """Ask a teacher, whose time counts as the training's alone."""
-    seconds = teacher.forward_seconds
-    with undisturbed(inputs["input_ids"].device):
-        targets = teacher(inputs)
-    teacher.forward_seconds = seconds
-    return targets
 
 
 def _check_ids(teacher: Teacher, inputs: dict[str, Tensor]) -> None:

@@ -195,8 +195,7 @@ class LogitsStatistics(pl.Callback):
 
     def _take(self, output: Any, head: Head | None = None) -> None:
         if self._sample is not None and self._comparison is not None:
-            self._comparison.see_width(self._sample, output, head)
-            self._sample.take(output, head)
+            self._comparison.show(self._sample, output, head)
 
     def _expect(self, trainer: pl.Trainer, batch: Any, parts: int, draw: int, training: bool) -> None:
         """Take a share of the sample from this batch: one rank's, of one of several batches."""

@@ -133,8 +133,7 @@ class Throughput(pl.Callback):
 
     def _count(self, pl_module: pl.LightningModule, positions: int) -> tuple[float, float]:
         """Operations on one token, of what is trained and of the teacher."""
-        model = getattr(self._teacher, "model", None)
-        of_teacher = count_flops(model, positions) if isinstance(model, nn.Module) else 0.0
+        of_teacher = sum(count_flops(model, positions) for model in _models(self._teacher))
         own = self.flops_per_token
         return count_flops(pl_module, positions) if own is None else own, of_teacher
 
@@ -155,6 +154,13 @@ class Throughput(pl.Callback):
         if ids.dim() != 2 or ids.is_floating_point():
             return len(ids), 0, 0
         return len(ids), ids.numel(), ids.shape[1]
+
+
+def _models(teacher: Teacher | None) -> list[nn.Module]:
+    """The models that a live teacher runs: those of an ensemble, or its own."""
+    members = [*getattr(teacher, "teachers", {}).values(), teacher]
+    models = (getattr(member, "model", None) for member in members)
+    return [model for model in models if isinstance(model, nn.Module)]
 
 
 def _dtype(precision: str) -> torch.dtype:

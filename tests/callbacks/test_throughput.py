@@ -22,7 +22,7 @@ from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import Constant, Piecewise
 from pd_lightning.schedules.piecewise import Part
 from pd_lightning.students import HFStudent
-from pd_lightning.teachers import FrozenTeacher
+from pd_lightning.teachers import FrozenTeacher, Surroundings, Teacher
 
 BATCH, T = 4, 16
 
@@ -131,6 +131,28 @@ def test_the_teacher_is_counted_by_itself_where_it_is_asked(
     assert rows[0]["teacher_tflops_per_device"] == pytest.approx(of_teacher * BATCH * T / 1e12)
     assert rows[0]["teacher_mfu"] == pytest.approx(rows[0]["teacher_tflops_per_device"])
     assert rows[1]["teacher_tflops_per_device"] == 0.0
+
+
+def test_all_teachers_of_an_ensemble_are_counted(
+    tiny: Any, blocks: Path, teacher_dir: Path, clock: list[float]
+) -> None:
+    class Both(Teacher):
+        def __init__(self) -> None:
+            self.teachers = {name: FrozenTeacher(str(teacher_dir)) for name in ("one", "other")}
+
+        def setup(self, surroundings: Surroundings) -> None:
+            for teacher in self.teachers.values():
+                teacher.setup(surroundings)
+
+        def __call__(self, batch: Any) -> Any:
+            self.forward_seconds += 1.0
+            first, _ = (teacher(batch) for teacher in self.teachers.values())
+            return first
+
+    seen, both = Seen(clock), Both()
+    fit(DistillationModule(HFStudent(config=tiny.config), both), of(blocks), Throughput(), seen, steps=2)
+    of_one = flops_per_token(both.teachers["one"].model, T)
+    assert seen.rows[1]["teacher_tflops_per_device"] == pytest.approx(2 * of_one * BATCH * T / 1e12)
 
 
 def test_given_operations_go_before_the_formula(blocks: Path, clock: list[float]) -> None:
