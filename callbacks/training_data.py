@@ -10,7 +10,7 @@ def manifest_of(trainer: pl.Trainer) -> Manifest | None:
     return getattr(getattr(trainer, "datamodule", None), "manifest", None)
 
 
-def tokenizer_of(trainer: pl.Trainer, given: str | None) -> str:
+def tokenizer_of(trainer: pl.Trainer, given: str | None, who: str = "LogitsRecorder") -> str:
     """Folder or hub name of the tokenizer, as given or as the data know it.
 
     Raises:
@@ -19,7 +19,7 @@ def tokenizer_of(trainer: pl.Trainer, given: str | None) -> str:
     name = given or getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
     if name is None:
         raise ValueError(
-            "LogitsRecorder must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
+            f"{who} must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
             "or give the data an attribute tokenizer_dir."
         )
     return str(name)

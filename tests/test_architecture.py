@@ -38,11 +38,11 @@ GROUPS = {
     "module": {
         "checkpoint_state",
         "draws",
-        "evaluation",
         "module",
         "muon",
         "optimization",
         "speed",
+        "split_means",
         "strategies",
         "surroundings",
         "totals",
@@ -136,9 +136,11 @@ ARROWS = {
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
     "callbacks": {
+        "context",
         "data",
         "export",
         "guards",
+        "language_model",
         "losses",
         "objective",
         "record",
@@ -146,6 +148,7 @@ ARROWS = {
         "store",
         "targets",
         "teachers",
+        "transforms",
     },
 }
 # Libraries that a room does without.
