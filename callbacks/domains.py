@@ -76,13 +76,13 @@ class BlockDomain(Domain):
             raise ValueError(f"A domain must hold blocks, got {folder} without. Name another folder in domains.")
         self._data = BlockDataset(BlockReader(folder, split))
         number = len(self._data) if limit is None else min(limit, len(self._data))
-        self._batches = torch.arange(number).split(batch_size)
+        self._batches = [range(first, min(first + batch_size, number)) for first in range(0, number, batch_size)]
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Batch:
-        return collate(self._data[self._batches[index].tolist()])
+        return collate(self._data[self._batches[index]])
 
 
 class TextDomain(Domain):

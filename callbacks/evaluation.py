@@ -13,7 +13,8 @@ from pd_lightning.callbacks.domains import BlockDomain, Domain, TextDomain, as_s
 from pd_lightning.callbacks.figures import figures, no_sums, sums
 from pd_lightning.callbacks.live_student import live_student, undisturbed
 from pd_lightning.callbacks.token_bytes import token_bytes
-from pd_lightning.callbacks.training_data import manifest_of, tokenizer_of
+from pd_lightning.callbacks.tokenizer import context_length, load_tokenizer
+from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.data import Source
 from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
@@ -144,15 +145,9 @@ class Evaluation(pl.Callback):
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._student = live_student(trainer, pl_module, self.module, _WHO)
         folder = tokenizer_of(trainer, self.tokenizer, _WHO)
-        self._tokenizer = _load_tokenizer(folder)
-        known = manifest_of(trainer)
-        length = self.context_length or self._student.context_length or (known and known.block_size)
-        if not length:
-            raise ValueError(
-                f"{_WHO} must know how many tokens the student takes, which {type(pl_module).__name__} does not tell. "
-                f"Set context_length of {_WHO}."
-            )
-        self._length = length
+        self._tokenizer = load_tokenizer(folder, _WHO)
+        key = f"context_length of {_WHO}"
+        self._length = context_length(trainer, pl_module, self._student, self.context_length, key)
         self._bytes = self._count_bytes(trainer)
         teacher = self._live_teacher(trainer, pl_module, folder)
         self._ready = {}
@@ -168,7 +163,8 @@ class Evaluation(pl.Callback):
     def _open(self, name: str, path: str | Source, tokenizer: str) -> Domain:
         if not is_blocks(path):
             return TextDomain(as_source(path), self._tokenizer, self._length, self.batch_size, self.limit)
-        assert isinstance(path, str) and self._student is not None
+        assert isinstance(path, str)
+        assert self._student is not None
         domain = BlockDomain(Path(path), self.batch_size, self.limit)
         assert domain.manifest is not None
         if (Path(tokenizer) / "tokenizer.json").is_file() and tokenizer_digest(tokenizer) != (
@@ -245,15 +241,3 @@ def _teacher_of(domain: Domain, live: Teacher | None, surroundings: Surroundings
     teacher = OfflineTeacher()
     teacher.setup(surroundings)
     return teacher
-
-
-def _load_tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"The tokenizer must be a folder or a hub name, got {folder!r}, which does not load. Set tokenizer of "
-            f"{_WHO}."
-        ) from error

@@ -230,7 +230,10 @@ def test_other_peoples_data_do_not_tell_tokenizer_and_context(blocks: Path) -> N
     loader = DataLoader([{"input_ids": torch.arange(9), "labels": torch.arange(9)}] * 8, batch_size=2)
     for given, message in (
         ({}, "Evaluation must know the tokenizer of the data, got none"),
-        ({"tokenizer": str(blocks / "tokenizer")}, "how many tokens the student takes, which Foreign does not tell"),
+        (
+            {"tokenizer": str(blocks / "tokenizer")},
+            "context_length of Evaluation must be set where .* got Foreign, which does not",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             fit(Foreign(), {"train": loader, "val": loader}, Evaluation(prompts=["def"], **given))
@@ -249,7 +252,7 @@ def test_blocks_of_another_tokenizer_are_refused(blocks: Path, tmp_path: Path) -
 
     (tmp_path / "text").write_text("other words for another tokenizer " * 40)
     tokenize(str(tmp_path / "other"), TextFiles([str(tmp_path / "text")]), None, 280, block_size=16, val_fraction=0)
-    with pytest.raises(ValueError, match="must hold blocks of the training's tokenizer, got .*other for code"):
+    with pytest.raises(ValueError, match=r"must hold blocks of the training's tokenizer, got .*other for code"):
         fit(Foreign(), TokenBlocks(str(blocks)), Evaluation({"code": str(tmp_path / "other")}, **LENGTH))
 
 
