@@ -4,6 +4,7 @@ if __name__ == "callbacks":
     raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")
 
 from pd_lightning.callbacks.evaluation import Evaluation
+from pd_lightning.callbacks.export_hf import ExportHF
 from pd_lightning.callbacks.lm_eval_tasks import LMEval
 from pd_lightning.callbacks.logits_recorder import LogitsRecorder
 from pd_lightning.callbacks.loss_spike import LossSpike
@@ -11,4 +12,13 @@ from pd_lightning.callbacks.progress import RunProgress
 from pd_lightning.callbacks.stalled_loader import StalledLoader
 from pd_lightning.skip_non_finite import SkipNonFinite
 
-__all__ = ["Evaluation", "LMEval", "LogitsRecorder", "LossSpike", "RunProgress", "SkipNonFinite", "StalledLoader"]
+__all__ = [
+    "Evaluation",
+    "ExportHF",
+    "LMEval",
+    "LogitsRecorder",
+    "LossSpike",
+    "RunProgress",
+    "SkipNonFinite",
+    "StalledLoader",
+]

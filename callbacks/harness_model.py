@@ -138,7 +138,7 @@ class LiveLM(TemplateLM):
             return {"rows": _label_scores(hidden[counted], head, labels[counted])}
 
         rows = self.student.compute(compare, inputs)[0]["rows"]
-        parts = zip(*(values.split([scored for _, scored in windows]) for values in rows), strict=True)
+        parts = zip(*(torch.split(values, [scored for _, scored in windows]) for values in rows), strict=True)
         return [(float(nats.sum()), bool(greedy.all())) for nats, greedy in parts]
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
@@ -176,7 +176,7 @@ def _label_scores(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, T
     """Give the log-probability of each label, and whether it is the most probable id, some rows at a time."""
     size = rows_per_chunk(head.vocab_size or hidden.shape[-1], hidden)
     nats, greedy = [], []
-    for rows, some in zip(hidden.split(size), labels.split(size), strict=True):
+    for rows, some in zip(torch.split(hidden, size), torch.split(labels, size), strict=True):
         log_q = head(rows).float().log_softmax(dim=-1)
         nats.append(log_q.gather(-1, some[:, None])[:, 0].double())
         greedy.append(log_q.argmax(dim=-1) == some)

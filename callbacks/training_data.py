@@ -16,10 +16,16 @@ def tokenizer_of(trainer: pl.Trainer, given: str | None, who: str = "LogitsRecor
     Raises:
         ValueError: If neither tells.
     """
-    name = given or getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
+    name = given or tokenizer_dir(trainer)
     if name is None:
         raise ValueError(
             f"{who} must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
             "or give the data an attribute tokenizer_dir."
         )
-    return str(name)
+    return name
+
+
+def tokenizer_dir(trainer: pl.Trainer) -> str | None:
+    """Folder of the tokenizer, where the data know it."""
+    found = getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
+    return None if found is None else str(found)
