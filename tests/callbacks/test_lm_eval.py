@@ -7,7 +7,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -25,57 +24,7 @@ from pd_lightning.language_model import LanguageModel
 from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent
 
-QUESTIONS = [
-    {"question": question, "choices": [" os", " = 1:\n", "€ def"], "answer": number % 3}
-    for number, question in enumerate(["import", "def f(", "class A", "return", "# a", "x", '"""', "if", "é"])
-]
-TEXTS = ["class Naïve:\n    '''Words, words, words — and € signs.'''\n" * 4, "import re", " a b\n\tc "]
-TASKS: dict[str, dict[str, Any]] = {
-    "choices": {
-        "output_type": "multiple_choice",
-        "doc_to_text": "question",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    },
-    "texts": {
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "text",
-        "metric_list": [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
-    },
-    "generated": {
-        "output_type": "generate_until",
-        "doc_to_text": "question",
-        "doc_to_target": "",
-        "generation_kwargs": {"until": ["\n", "  "], "max_gen_toks": 8},
-        "metric_list": [{"metric": "exact_match"}],
-    },
-}
-
-
-@pytest.fixture(scope="session")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three tasks with their data."""
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = {"choices": QUESTIONS, "generated": QUESTIONS, "texts": [{"text": text} for text in TEXTS]}
-    for name, settings in TASKS.items():
-        file = folder / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows[name]))
-        task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}}}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**task, "test_split": "test", **settings}))
-    (folder / "texts").mkdir()
-    for number, text in enumerate(TEXTS):
-        (folder / "texts" / f"{number}.txt").write_text(text)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+NAMES = ["choices", "texts", "generated"]
 
 
 @pytest.fixture(scope="session")
@@ -102,14 +51,15 @@ def by_hand(model: Any, tokenizer: Any, question: dict[str, Any]) -> list[float]
     return scores
 
 
-def expected(model: Any, tokenizer: Any) -> dict[str, float]:
-    scores = [by_hand(model, tokenizer, question) for question in QUESTIONS]
-    lengths = [[len(choice) for choice in question["choices"]] for question in QUESTIONS]
-    answers = [question["answer"] for question in QUESTIONS]
+def expected(model: Any, tokenizer: Any, tasks: Path) -> dict[str, float]:
+    questions = [json.loads(line) for line in (tasks / "choices.jsonl").read_text().splitlines()]
+    scores = [by_hand(model, tokenizer, question) for question in questions]
+    lengths = [[len(choice) for choice in question["choices"]] for question in questions]
+    answers = [question["answer"] for question in questions]
     right = [max(range(3), key=s.__getitem__) == answer for s, answer in zip(scores, answers, strict=True)]
     normed = [[s / n for s, n in zip(*pair, strict=True)] for pair in zip(scores, lengths, strict=True)]
     right_normed = [max(range(3), key=s.__getitem__) == answer for s, answer in zip(normed, answers, strict=True)]
-    return {"acc": sum(right) / len(QUESTIONS), "acc_norm": sum(right_normed) / len(QUESTIONS)}
+    return {"acc": sum(right) / len(questions), "acc_norm": sum(right_normed) / len(questions)}
 
 
 def harness(lm: Any, tasks: Path, names: list[str], **settings: Any) -> dict[str, dict[str, Any]]:
@@ -129,7 +79,7 @@ def test_the_live_model_scores_as_the_harness_s_own(model: Any, tokenizer: Any, 
         with torch.no_grad():
             results = simple_evaluate(
                 lm,
-                tasks=list(TASKS),
+                tasks=NAMES,
                 task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
                 bootstrap_iters=0,
                 num_fewshot=0,
@@ -138,9 +88,9 @@ def test_the_live_model_scores_as_the_harness_s_own(model: Any, tokenizer: Any, 
         samples = results["samples"]
         kept[name] = [
             [response for sample in sorted(samples[task], key=lambda s: s["doc_id"]) for response in sample["resps"]]
-            for task in TASKS
+            for task in NAMES
         ]
-        kept[f"{name} results"] = [results["results"][task] for task in TASKS]
+        kept[f"{name} results"] = [results["results"][task] for task in NAMES]
     (choices, texts, generated), (their_choices, their_texts, their_generated) = kept["ours"], kept["theirs"]
     assert [greedy for ((_, greedy),) in choices] == [greedy for ((_, greedy),) in their_choices]
     assert [nats for ((nats, _),) in choices] == pytest.approx([nats for ((nats, _),) in their_choices], rel=1e-5)
@@ -164,7 +114,7 @@ def test_an_export_scores_what_is_computed_by_hand(
     lm = HFLM(pretrained=str(tmp_path / "out"), device="cpu", batch_size=2)
     found = harness(lm, tasks, ["choices"])["choices"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    right = expected(model, AutoTokenizer.from_pretrained(tmp_path / "out"))
+    right = expected(model, AutoTokenizer.from_pretrained(tmp_path / "out"), tasks)
     assert {name: found[f"{name},none"] for name in right} == right
     assert 0 < right["acc"] < 1
 
@@ -202,7 +152,7 @@ def test_every_n_steps_and_at_the_end_in_the_log(tiny: Any, blocks: Path, tasks:
     assert [event.step for event in events.Scalars("eval/choices/acc")] == [2, 4, 5]
     module.eval()
     tokenizer = AutoTokenizer.from_pretrained(blocks / "tokenizer")
-    right = expected(lambda ids: module.student.model(ids), tokenizer)  # type: ignore[union-attr]
+    right = expected(lambda ids: module.student.model(ids), tokenizer, tasks)  # type: ignore[union-attr]
     assert events.Scalars("eval/choices/acc")[-1].value == pytest.approx(right["acc"])
     (validated,) = quiet_trainer(limit_val_batches=1, callbacks=[callback]).validate(
         module, TokenBlocks(str(blocks)), verbose=False
