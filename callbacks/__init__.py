@@ -3,6 +3,7 @@
 if __name__ == "callbacks":
     raise ImportError("Import these callbacks as pd_lightning.callbacks, not as a top-level module.")
 
+from pd_lightning.callbacks.distill import Distill
 from pd_lightning.callbacks.evaluation import Evaluation
 from pd_lightning.callbacks.export_hf import ExportHF
 from pd_lightning.callbacks.lm_eval_tasks import LMEval
@@ -13,6 +14,7 @@ from pd_lightning.callbacks.stalled_loader import StalledLoader
 from pd_lightning.skip_non_finite import SkipNonFinite
 
 __all__ = [
+    "Distill",
     "Evaluation",
     "ExportHF",
     "LMEval",

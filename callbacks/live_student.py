@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from pd_lightning.callbacks.submodules import submodule
 from pd_lightning.language_model import LanguageModel
 
 
@@ -38,7 +39,7 @@ def live_student(trainer: pl.Trainer, pl_module: pl.LightningModule, module: str
     if module is None and isinstance(student, LanguageModel):
         return student
     with undisturbed(trainer, pl_module):
-        found = LanguageModel(pl_module if module is None else _submodule(pl_module, module, who))
+        found = LanguageModel(pl_module if module is None else submodule(pl_module, module, f"module of {who}"))
         _check_logits(found, pl_module, module, who)
     return found
 
@@ -60,17 +61,6 @@ def logged_step(trainer: pl.Trainer) -> int:
     """The step that Lightning's own figures are logged at."""
     epoch_loop: Any = trainer.fit_loop.epoch_loop
     return int(epoch_loop._batches_that_stepped)
-
-
-def _submodule(pl_module: pl.LightningModule, name: str, who: str) -> Any:
-    try:
-        return pl_module.get_submodule(name)
-    except AttributeError as error:
-        names = ", ".join(name for name, _ in pl_module.named_children())
-        raise ValueError(
-            f"module of {who} must name a submodule of {type(pl_module).__name__}, got {name!r}. Set it to a dotted "
-            f"name that begins with one of {names}."
-        ) from error
 
 
 def _check_logits(student: LanguageModel, pl_module: pl.LightningModule, module: str | None, who: str) -> None:

@@ -210,7 +210,7 @@ def settings(**given: Any) -> Any:
         (settings(domains=None), "must have something to evaluate, got neither. Set its domains or its prompts"),
         (
             settings(module="ne"),
-            "module of Evaluation must name a submodule of Foreign, got 'ne'.*begins with one of net",
+            "module of Evaluation must name a submodule of Foreign, got 'ne'. There are net.2, net",
         ),
         (settings(module="net.1"), r"The submodule 'net.1' must give logits .* got a Tensor of shape \[1, 2\]"),
         (settings(context_length=8), "must fit into the student's context, got 16 positions of code for 8"),
