@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pd_lightning.callbacks import Evaluation
+from pd_lightning.callbacks import Distill, Evaluation
 from pd_lightning.data import TextFiles, TokenBlocks
 from pd_lightning.module import DistillationModule
 from pd_lightning.store.reader import BlockReader
@@ -55,7 +55,7 @@ class Foreign(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        pass
+        self(batch["input_ids"])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.5)
@@ -149,6 +149,20 @@ def test_any_module_with_logits_will_do(blocks: Path, teacher_dir: Path, texts: 
             logged = {key for key in trainer.callback_metrics if key.startswith(f"val/{name}/")}
             figures = PLAIN | AGREEMENT | {"kl", "acceptance"} | further
             assert logged == {f"val/{name}/{figure}" for figure in figures}
+
+
+def test_the_teacher_of_a_distill_callback_is_found(blocks: Path, teacher_dir: Path) -> None:
+    distill = Distill(FrozenTeacher(str(teacher_dir)), "net.2", kd_weight=0.5)
+    held: list[int] = []
+
+    class Held(pl.Callback):
+        def on_validation_epoch_end(self, *_: Any) -> None:
+            held.append(len(distill._seen))
+
+    evaluation = Evaluation({"code": str(blocks)}, limit=20, prompts=["def"], **LENGTH)
+    trainer = fit(Foreign(), TokenBlocks(str(blocks)), distill, evaluation, Held())
+    assert {f"val/code/{name}" for name in (*AGREEMENT, "kl", "acceptance")} <= trainer.callback_metrics.keys()
+    assert held[-1] == 0, "logits of an evaluation stay with nobody"
 
 
 def test_what_is_logged_can_be_read_back_from_tensorboard(
