@@ -1,8 +1,8 @@
 """Teacher, transforms, loss and schedule as one object, for a training step of one's own."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,52 +13,21 @@ from torch import Tensor, nn
 from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.data.inputs import BatchInputs
 from pd_lightning.data.layout import OwnLayout
+from pd_lightning.distilled import Distilled, means_of
 from pd_lightning.draws import batches_processed
-from pd_lightning.heads import Head, LinearHead
+from pd_lightning.heads import Head
 from pd_lightning.losses import Loss
 from pd_lightning.objective import Objective
 from pd_lightning.optimization import length_of_run
 from pd_lightning.schedules import Constant, Schedule, as_schedule, check_schedules
 from pd_lightning.strategies import FSDP2Strategy
+from pd_lightning.student_output import aligned, rows_and_head
 from pd_lightning.surroundings import check_precision, keep_targets_exact, surroundings_of
 from pd_lightning.targets import Targets
 from pd_lightning.teachers import Surroundings, Teacher
 from pd_lightning.terms import Terms
 from pd_lightning.transforms import Transform
 from pd_lightning.weightings import Weighting
-
-_METRICS = ("loss", "lm_loss", "kd_loss", "top1_agreement")
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """What a Distiller gives: means over the labelled positions of a micro-batch, scalars, in nats.
-
-    Args:
-        loss: The mixed loss, the only one with a graph.
-        lm_loss: The LM loss.
-        num_tokens: Labelled positions.
-        kd_weight: Share of the KD loss in `loss`.
-        kd_loss: The KD loss, over the positions that the teacher said something of; None without a teacher.
-        top1_agreement: Share of them where teacher and student agree on the most probable id; None without a teacher.
-    """
-
-    loss: Tensor
-    lm_loss: Tensor
-    num_tokens: Tensor
-    kd_weight: float
-    kd_loss: Tensor | None = None
-    top1_agreement: Tensor | None = None
-
-    def metrics(self, prefix: str = "", names: Iterable[str] = _METRICS) -> dict[str, Tensor]:
-        """Give what there is by name, detached, for `self.log_dict`.
-
-        Args:
-            prefix: Comes before each name, `train/` say.
-            names: Which of them; by default all losses, and the agreement.
-        """
-        known = {name: value.detach() for name in names if (value := getattr(self, name)) is not None}
-        return {f"{prefix}{name}": value for name, value in known.items()}
 
 
 class Distiller:
@@ -150,11 +119,11 @@ class Distiller:
         """
         progress = progress or self.progress()
         kd_weight = self.kd_weight(progress.step, progress.total_steps)
-        output, head = _rows(logits, hidden, head)
+        output, head = rows_and_head(logits, hidden, head)
         inputs, output = aligned(self.inputs(batch), output)
         targets = self.targets(inputs, output, head) if kd_weight > 0 or not torch.is_grad_enabled() else None
         terms = self._compare(inputs, output, head, targets, kd_weight, progress)
-        return _means(terms, 0.0 if targets is None else kd_weight)
+        return means_of(terms, 0.0 if targets is None else kd_weight)
 
     def kd_loss(self, batch: Any, logits: Tensor, progress: Progress | None = None) -> tuple[Tensor | None, Distilled]:
         """Give the KD loss alone, with its graph, a mean over the labelled positions; None where there are no targets.
@@ -167,17 +136,17 @@ class Distiller:
         Returns:
             The loss, and all means.
         """
-        output, head = _rows(logits, None, None)
+        output, head = rows_and_head(logits, None, None)
         inputs, output = aligned(self.inputs(batch), output)
         targets = self.targets(inputs, output, head)
         if targets is None:
-            return None, _means(self._compare(inputs, output, head, None, 0.0, progress or self.progress()), 0.0)
+            return None, means_of(self._compare(inputs, output, head, None, 0.0, progress or self.progress()), 0.0)
         num_tokens = (inputs["labels"] != IGNORE_INDEX).sum().clamp(min=1)
         if targets.missing is not None:
             labels = inputs["labels"]
             inputs = inputs | {"labels": labels.masked_fill(targets.missing.view(labels.shape), IGNORE_INDEX)}
         terms = self._compare(inputs, output, head, targets, 1.0, progress or self.progress())
-        return terms.loss / num_tokens, _means(terms, 1.0)
+        return terms.loss / num_tokens, means_of(terms, 1.0)
 
     def progress(self) -> Progress:
         """Tell how far the Trainer's run has come."""
@@ -215,6 +184,12 @@ class Distiller:
         if self._surroundings.vocab_size is None:
             with torch.no_grad():
                 width = head.vocab_size or head(output[:1, :1].detach()).shape[-1]
+            largest = int(inputs["input_ids"].max())
+            if largest >= width:
+                raise ValueError(
+                    f"Logits must be over the whole vocabulary, got {width} of them for token id {largest}. Give the "
+                    "Distiller, or Distill's logits_from, what comes after the output embedding."
+                )
             self._surroundings = replace(self._surroundings, vocab_size=width)
             self._meet(self._surroundings)
         return self.teacher(inputs)
@@ -249,62 +224,3 @@ class Distiller:
     ) -> Terms:
         documents = inputs.get("document_ids")
         return self.objective(output, head, inputs["labels"], targets, kd_weight, progress, documents)
-
-
-def aligned(inputs: dict[str, Tensor], output: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Cut a batch and a student's output to the positions that both have.
-
-    A student may leave out the last position, which has no label; and where a stored block is given to it with the
-    label of its last position, it has one position more.
-
-    Args:
-        inputs: The batch, with `input_ids`, `[B, T]`.
-        output: Logits or hidden states, float `[B, T', ...]` or `[B · T', ...]`.
-
-    Returns:
-        Both, of as many positions.
-
-    Raises:
-        ValueError: If they differ by more than that.
-    """
-    B, T = inputs["input_ids"].shape
-    if output.dim() == 2 and len(output) in (B * T, B * (T - 1)):
-        output = output.unflatten(0, (B, -1))
-    shape = tuple(output.shape)
-    if len(shape) != 3 or shape[0] != B or abs(shape[1] - T) > 1:
-        raise ValueError(
-            f"Logits must be those of the batch's positions, of shape [{B}, {T}, V], got {list(shape)}. Give the "
-            "Distiller, or Distill's logits_from, logits of whole batches; set batch_map where token ids are others."
-        )
-    if shape[1] < T:
-        inputs = {name: _cut(value, T, T - 1) for name, value in inputs.items()}
-    return inputs, output[:, :T]
-
-
-def _cut(value: Tensor, T: int, to: int) -> Tensor:
-    """Cut `[B, T, …]`, and `[B, T+1]` of blocks with their last label, to fewer positions."""
-    if value.dim() < 2 or value.shape[1] not in (T, T + 1):
-        return value
-    return value[:, : value.shape[1] - T + to]
-
-
-def _rows(logits: Tensor | None, hidden: Tensor | None, head: nn.Linear | Head | None) -> tuple[Tensor, Head]:
-    if (logits is None) == (hidden is None) or (hidden is None) != (head is None):
-        raise ValueError("A Distiller must be given either logits, or hidden and head, got others. Give one of them.")
-    if logits is not None:
-        return logits, Head(lambda rows: rows, vocab_size=logits.shape[-1])
-    assert hidden is not None
-    assert head is not None
-    if isinstance(head, Head):
-        return hidden, head
-    linear = LinearHead(head.weight, head.bias) if type(head) is nn.Linear else None
-    return hidden, Head(head, tuple(head.parameters()), getattr(head, "out_features", None), linear)
-
-
-def _means(terms: Terms, kd_weight: float) -> Distilled:
-    num_tokens = terms.num_tokens.clamp(min=1)
-    means = Distilled(terms.loss / num_tokens, terms.lm_loss / num_tokens, terms.num_tokens, kd_weight)
-    if terms.kd_loss is None or terms.agreement is None or terms.num_targets is None:
-        return means
-    num_targets = terms.num_targets.clamp(min=1)
-    return replace(means, kd_loss=terms.kd_loss / num_targets, top1_agreement=terms.agreement / num_targets)

@@ -78,6 +78,7 @@ GROUPS = {
     "targets": {"blockwise", "heads", "targets"},
     "report": {"charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
+    "distiller": {"distilled", "distiller", "student_output"},
 }
 # What a room may import, besides itself. Nothing imports `callbacks`: YAML joins them.
 ARROWS = {

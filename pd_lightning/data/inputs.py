@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from pd_lightning.data.batch import IGNORE_INDEX
 
-# How labels stand to token ids: the next tokens; those of the same positions, as Hugging Face models shift them; none.
-_NEXT, _SAME, _NONE = "next", "same", "none"
 # What others call the documents that a row is packed of.
 DOCUMENTS = ("segment_ids", "sequence_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q")
 
@@ -31,7 +29,8 @@ class BatchInputs:
 
     def __init__(self, batch_map: Callable[[Any], Any] | None = None) -> None:
         self._map = batch_map
-        self._labels: str | None = None
+        self._checked = False
+        self._same: bool | None = None
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Give the batch with its `labels` shifted.
@@ -49,20 +48,22 @@ class BatchInputs:
         mapping = as_mapping(batch if self._map is None else self._map(batch))
         found = {name: value for name, value in mapping.items() if isinstance(value, Tensor)}
         input_ids = found["input_ids"]
-        if self._labels is None:
+        labels = found.get("labels")
+        if not self._checked:
             _check_context(found)
-            labels = found.get("labels")
-            if labels is not None and bool((labels == IGNORE_INDEX).all()):
-                return found  # which tells nothing
-            self._labels = _relation(input_ids, labels)
-        if self._labels == _NEXT:
-            return found
-        if self._labels == _SAME:
-            labels = found["labels"]
-        else:
+            self._checked = True
+        if labels is None:
             mask = found.get("attention_mask")
             labels = input_ids if mask is None else input_ids.masked_fill(mask == 0, IGNORE_INDEX)
+        elif not self._are_same(input_ids, labels):
+            return found
         return found | {"labels": F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)}
+
+    def _are_same(self, input_ids: Tensor, labels: Tensor) -> bool:
+        """Whether labels are those of the same positions, as the first batch with labels tells."""
+        if self._same is None and bool((labels != IGNORE_INDEX).any()):
+            self._same = _relation(input_ids, labels)
+        return bool(self._same)
 
 
 def as_mapping(batch: Any) -> dict[str, Any]:
@@ -107,13 +108,12 @@ def _check_context(batch: Mapping[str, Tensor]) -> None:
         )
 
 
-def _relation(input_ids: Tensor, labels: Tensor | None) -> str:
-    if labels is None:
-        return _NONE
+def _relation(input_ids: Tensor, labels: Tensor) -> bool:
+    """Whether labels are those of the same positions; if not, they must be the next tokens."""
     if are_those_of_same_positions(labels, input_ids):
-        return _SAME
+        return True
     if labels.shape == input_ids.shape and _agree(labels[:, :-1], input_ids[:, 1:]):
-        return _NEXT
+        return False
     raise ValueError(
         "labels must be the next tokens, labels[:, t] being input_ids[:, t + 1] or -100, or those of the same "
         f"positions, got others, {list(labels.shape)} for {list(input_ids.shape)} input_ids. Set batch_map to a "
