@@ -77,10 +77,11 @@ def _show_in(logger: Any, name: str, prompts: Sequence[str], completions: Sequen
     if hasattr(logger, "log_text"):  # WandbLogger
         logger.log_text(name, columns=["prompt", "completion"], data=[list(row) for row in rows])
         return True
-    if not hasattr(logger.experiment, "add_text"):
+    experiment = getattr(logger, "experiment", None)
+    if not hasattr(experiment, "add_text"):
         return False
     for number, (prompt, completion) in enumerate(rows):
-        logger.experiment.add_text(f"{name}/{number}", f"{_as_it_is(prompt)}\n\n→\n\n{_as_it_is(completion)}", step)
+        experiment.add_text(f"{name}/{number}", f"{_as_it_is(prompt)}\n\n→\n\n{_as_it_is(completion)}", step)
     return True
 
 
