@@ -116,6 +116,11 @@ class Evaluation(pl.Callback):
             )
         self._prepare(trainer, pl_module)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do the same where this is no part of a training."""
+        if self._ready is None:
+            self._prepare(trainer, pl_module)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate, and log."""
         if trainer.sanity_checking:
@@ -124,8 +129,6 @@ class Evaluation(pl.Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and self._validations % self.every_n_validations:
             return
-        if self._ready is None:
-            self._prepare(trainer, pl_module)
         assert self._ready is not None
         with undisturbed(trainer, pl_module):
             for name, (domain, teacher) in self._ready.items():
@@ -208,7 +211,7 @@ class Evaluation(pl.Callback):
         for batch in domain.share(share["rank"], share["num_replicas"]):
             moved = trainer.strategy.batch_to_device(batch, device)
             total += self._sums(moved, teacher, None if domain.num_bytes is not None else self._bytes)
-        reduced: Any = trainer.strategy.reduce(total.to(device), reduce_op="sum")
+        reduced: Any = total if trainer.world_size == 1 else trainer.strategy.reduce(total.to(device), reduce_op="sum")
         form = None if teacher is None or teacher.form is None else teacher.form.kind
         return figures(reduced.cpu(), form, domain.num_bytes, domain.num_words)
 
@@ -234,7 +237,7 @@ class Evaluation(pl.Callback):
 def _teacher_of(domain: Domain, live: Teacher | None, surroundings: Surroundings) -> Teacher | None:
     """Whom a domain's batches are compared with: a teacher that computes, or what a store keeps."""
     if live is not None:
-        return live
+        return live if live.form is not None and live.form.kind in ("dense", "bucket") else None
     manifest = domain.manifest
     if manifest is None or manifest.kind != "logits" or manifest.sampled:
         return None

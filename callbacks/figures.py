@@ -55,7 +55,7 @@ def sums(
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
         said = None if targets is None else targets.rows(rows)
-        total += _of_rows(head(hidden[rows]), labels[rows], said, token_bytes, shared).cpu()
+        total += _of_rows(head(hidden[rows]), labels[rows], said, token_bytes, shared)
     return total
 
 
@@ -106,10 +106,12 @@ def _of_rows(
         values["text_nats"] = torch.where(values["bytes"] > 0, nats, 0.0)
     if said is not None:
         values |= _against(logits, said, counted, shared)
-    sums = [
-        values[name].double().sum() if name in values else nats.new_zeros((), dtype=torch.float64) for name in _SUMS
-    ]
-    return torch.cat([torch.stack(sums), _bins(best.exp(), correct, counted).flatten()])
+    values["confidence"] = best.exp()
+    # On the CPU, for not every device has float64.
+    found = {name: value.cpu().double() for name, value in values.items()}
+    bins = _bins(found.pop("confidence"), found["correct"], found["tokens"])
+    none = torch.zeros(1, dtype=torch.float64)
+    return torch.cat([torch.stack([found.get(name, none).sum() for name in _SUMS]), bins.flatten()])
 
 
 def _against(logits: Tensor, said: AnyTargets, counted: Tensor, shared: int | None) -> Mapping[str, Tensor]:
@@ -132,11 +134,11 @@ def _against(logits: Tensor, said: AnyTargets, counted: Tensor, shared: int | No
 
 def _bins(confidence: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
     """Number of positions, and sums of confidence and of correctness, in each bin, float64 `[3, bins]`."""
-    edges = torch.linspace(0, 1, BINS + 1, dtype=confidence.dtype, device=confidence.device)
+    edges = torch.linspace(0, 1, BINS + 1).double()  # those of torchmetrics, to the bit
     number = torch.bucketize(confidence, edges, right=True) - 1
-    number = number.clamp(0, BINS)  # rounding may give more than 1
-    rows = torch.stack([counted.double(), confidence.double() * counted, correct.double()])
-    return torch.zeros(3, _SLOTS, dtype=torch.float64, device=confidence.device).index_add_(1, number, rows)
+    rows = torch.stack([counted, confidence * counted, correct])
+    # Rounding may give more than 1.
+    return torch.zeros(3, _SLOTS, dtype=torch.float64).index_add_(1, number.clamp(0, BINS), rows)
 
 
 def _calibration_error(bins: Tensor) -> float:

@@ -178,6 +178,6 @@ def _label_scores(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, T
     nats, greedy = [], []
     for rows, some in zip(torch.split(hidden, size), torch.split(labels, size), strict=True):
         log_q = head(rows).float().log_softmax(dim=-1)
-        nats.append(log_q.gather(-1, some[:, None])[:, 0].double())
-        greedy.append(log_q.argmax(dim=-1) == some)
-    return torch.cat(nats).cpu(), torch.cat(greedy).cpu()
+        nats.append(log_q.gather(-1, some[:, None])[:, 0].cpu().double())
+        greedy.append((log_q.argmax(dim=-1) == some).cpu())
+    return torch.cat(nats), torch.cat(greedy)

@@ -118,10 +118,14 @@ class LMEval(pl.Callback):
         if self.at_end:
             self._report(trainer, pl_module)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find them in `validate`."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._prepare(trainer, pl_module)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Run in `validate`."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._prepare(trainer, pl_module)
             pl_module.log_dict(dict(self._run(trainer, pl_module)), sync_dist=True)
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,14 +1,17 @@
 """Evaluation amid training: the same training, and figures that others get too."""
 
+import inspect
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pd_lightning.callbacks import Distill, Evaluation
+from pd_lightning.callbacks.live_student import live_student
 from pd_lightning.data import TextFiles, TokenBlocks
 from pd_lightning.module import DistillationModule
 from pd_lightning.store.reader import BlockReader
@@ -200,6 +204,40 @@ def test_completions_are_those_of_transformers_or_of_the_seed(
     greedy = tokenizer.decode(ids[0], skip_special_tokens=True).removeprefix("def ")
     assert said[0] == said[1]
     assert (said[0] == said[2] == greedy) if temperature == 0 else (said[0] != said[2])
+
+
+class TextLogger(CSVLogger):
+    """Takes text as W&B's logger does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.texts: list[Any] = []
+
+    def log_text(self, *args: Any, **kwargs: Any) -> None:
+        inspect.signature(WandbLogger.log_text).bind(self, *args, **kwargs)
+        self.texts.append((args, kwargs))
+
+
+def test_completions_are_given_to_who_takes_text_and_else_printed(blocks: Path, tmp_path: Path, caplog: Any) -> None:
+    said: list[Any] = []
+    for logger in (TextLogger(tmp_path), CSVLogger(tmp_path), False):
+        caplog.clear()
+        callback = Evaluation(prompts=["def", "x"], max_new_tokens=2, **LENGTH)
+        with caplog.at_level("INFO"):
+            fit(Foreign(), TokenBlocks(str(blocks)), callback, logger=logger, steps=2)
+        printed = [record.message for record in caplog.records if record.message.startswith("val/completions: ")]
+        said.append((printed, getattr(logger, "texts", [])))
+    (nothing, ((name, table),)), (printed, _), (again, _) = said
+    assert nothing == []
+    assert (name, table["columns"]) == (("val/completions",), ["prompt", "completion"])
+    assert [row[0] for row in table["data"]] == ["def", "x"]
+    assert printed == again == [f"val/completions: {prompt!r} → {text!r}" for prompt, text in table["data"]]
+
+
+def test_fsdp1_is_refused() -> None:
+    trainer: Any = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(ValueError, match=r"Evaluation must be able to call .*trainer.strategy to fsdp2, or to ddp"):
+        live_student(trainer, Foreign(), None, "Evaluation")
 
 
 def test_every_n_validations_and_never_in_the_sanity_check(blocks: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -223,6 +224,15 @@ def test_an_unknown_task_is_told_before_training(
     with pytest.raises(ValueError, match=r"got 'choice'\. Close to it: choices\. `lm_eval ls tasks` lists them"):
         quiet_trainer(max_steps=1, callbacks=[LMEval(["choice"], str(tasks))]).fit(module, TokenBlocks(str(blocks)))
     assert module.num_tokens == 0
+
+
+def test_data_that_are_not_there_are_told_before_training(tiny: Any, blocks: Path, tasks: Path, tmp_path: Path) -> None:
+    task = yaml.safe_load((tasks / "choices.yaml").read_text())
+    task["dataset_kwargs"]["data_files"]["test"] = str(tmp_path / "nowhere.jsonl")
+    (tmp_path / "choices.yaml").write_text(yaml.safe_dump(task))
+    module = DistillationModule(HFStudent(config=tiny.config))
+    with pytest.raises(ValueError, match=r"data of tasks of LMEval must be at hand, got: .*nowhere\.jsonl"):
+        quiet_trainer(max_steps=1, callbacks=[LMEval(["choices"], str(tmp_path))]).fit(module, TokenBlocks(str(blocks)))
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: Any) -> None:
