@@ -77,7 +77,7 @@ def _show_in(logger: Any, name: str, prompts: Sequence[str], completions: Sequen
     if hasattr(logger, "log_text"):  # WandbLogger
         logger.log_text(name, columns=["prompt", "completion"], data=[list(row) for row in rows])
         return True
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if not hasattr(experiment, "add_text"):
         return False
     for number, (prompt, completion) in enumerate(rows):
