@@ -100,7 +100,7 @@ class TextDomain(Domain):
     """
 
     def __init__(self, source: Source, tokenizer: Any, length: int, batch_size: int, limit: int | None) -> None:
-        self._windows: list[tuple[list[int], int]] = []
+        self._windows: list[tuple[Tensor, int]] = []
         self._batch_size = batch_size
         self.num_bytes = self.num_words = 0
         prefix = prefix_id(tokenizer)
@@ -109,7 +109,8 @@ class TextDomain(Domain):
                 break
             self.num_bytes += len(text.encode(errors="replace"))
             self.num_words += len(re.split(r"\s+", text))
-            self._windows += rolling_windows(encode_text(tokenizer, text), prefix, length)
+            windows = rolling_windows(encode_text(tokenizer, text), prefix, length)
+            self._windows += [(torch.tensor(ids, dtype=torch.int32), scored) for ids, scored in windows]
         if not self._windows:
             raise ValueError(f"A domain must hold text, got none from {source!r}. Name another in domains.")
 
@@ -118,10 +119,10 @@ class TextDomain(Domain):
 
     def __getitem__(self, index: int) -> Batch:
         windows = self._windows[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs = [torch.tensor(ids[:-1]) for ids, _ in windows]
+        inputs = [ids[:-1].long() for ids, _ in windows]
         labels = []
         for ids, scored in windows:
-            label = torch.tensor(ids[1:])
+            label = ids[1:].long()
             label[: len(label) - scored] = IGNORE_INDEX
             labels.append(label)
         # What comes after a text changes nothing of it: the models are causal.

@@ -137,6 +137,12 @@ class Evaluation(pl.Callback):
                 pl_module.log_dict({f"val/{name}/{key}": value for key, value in found.items()}, sync_dist=True)
             self._complete(trainer)
 
+    @property
+    def state_key(self) -> str:
+        """Tell several of one training apart."""
+        settings = {"domains": sorted(self.domains), "prompts": self.prompts, "every": self.every_n_validations}
+        return self._generate_state_key(**settings)
+
     def state_dict(self) -> dict[str, Any]:
         """Keep the count of validations."""
         return {"validations": self._validations}

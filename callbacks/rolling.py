@@ -56,7 +56,7 @@ def encode_text(tokenizer: Any, text: str, **options: Any) -> list[int]:
     Returns:
         Token ids.
     """
-    begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    begins = text.startswith(tokenizer.decode([prefix_id(tokenizer)]))
     if begins and options.get("add_special_tokens") is None:
         options["add_special_tokens"] = False
     options = {name: value for name, value in options.items() if value is not None}

@@ -67,6 +67,7 @@ class Foreign(pl.LightningModule):
 
 def fit(module: pl.LightningModule, data: Any, *callbacks: pl.Callback, steps: int = 4, **settings: Any) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    ckpt_path = settings.pop("ckpt_path", None)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -77,7 +78,7 @@ def fit(module: pl.LightningModule, data: Any, *callbacks: pl.Callback, steps: i
     if isinstance(data, dict):
         trainer.fit(module, data["train"], data["val"])
     else:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -248,6 +249,21 @@ def test_every_n_validations_and_never_in_the_sanity_check(blocks: Path, tmp_pat
     events.Reload()
     assert [event.step for event in events.Scalars("val/code/perplexity")] == [3, 7]
     assert trainer.validate(Foreign(), TokenBlocks(str(blocks)), verbose=False)[0].keys() >= {"val/code/perplexity"}
+
+
+def test_a_resumed_run_goes_on_counting_beside_another_evaluation(blocks: Path, tmp_path: Path) -> None:
+    """Of validations after steps 2, 4, 6 and 8 every third is the one after 6."""
+
+    def evaluations() -> list[pl.Callback]:
+        return [Evaluation({"code": str(blocks)}, 3, limit=2, **LENGTH), Evaluation(prompts=["x"], **LENGTH)]
+
+    trainer = fit(Foreign(), TokenBlocks(str(blocks)), *evaluations(), steps=4)
+    trainer.save_checkpoint(tmp_path / "4.ckpt")
+    going_on: dict[str, Any] = {"ckpt_path": tmp_path / "4.ckpt", "logger": TensorBoardLogger(tmp_path)}
+    fit(Foreign(), TokenBlocks(str(blocks)), *evaluations(), steps=8, **going_on)
+    events = EventAccumulator(str(next(tmp_path.rglob("events.*"))))
+    events.Reload()
+    assert len(events.Scalars("val/code/perplexity")) == 1, "anew there would be none"
 
 
 def settings(**given: Any) -> Any:

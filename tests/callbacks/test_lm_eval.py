@@ -1,5 +1,6 @@
 """lm-evaluation-harness on a live student, on exports, and beside Evaluation: one score, whoever computes it."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -69,8 +71,16 @@ def harness(lm: Any, tasks: Path, names: list[str], **settings: Any) -> dict[str
     return simple_evaluate(lm, tasks=names, **options)["results"]  # type: ignore[index, return-value]
 
 
-def test_the_live_model_scores_as_the_harness_s_own(model: Any, tokenizer: Any, tasks: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("begins", [False, True], ids=["plain", "beginning-of-text"])
+def test_the_live_model_scores_as_the_harness_s_own(
+    model: Any, tokenizer: Any, tasks: Path, monkeypatch: Any, begins: bool
+) -> None:
     """Each number of each kind of request, with contexts longer than the model's among them."""
+    if begins:  # as of Llama
+        tokenizer = copy.deepcopy(tokenizer)
+        special = [("<|endoftext|>", tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|endoftext|> $A", None, special)
+        assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
     kept: dict[str, list[Any]] = {}
     for name, lm in (
