@@ -1,5 +1,6 @@
 """Distillation of modules that know nothing of it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from pd_lightning.callbacks import Distill
 from pd_lightning.data import MixedIn, TokenBlocks
 from pd_lightning.data.layout import as_hugging_face, as_next_tokens
+from pd_lightning.language_model import build_causal_lm
 from pd_lightning.schedules import Constant, Linear
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher
 from pd_lightning.transforms import TopK
@@ -177,6 +180,62 @@ def test_from_a_store_in_the_projects_own_layout(truncated_store: Path, batch_ma
     plain = Plain()
     fit(plain, TokenBlocks(str(truncated_store), batch_size=4), val_check_interval=4)
     assert not torch.equal(weights(plain)[0], distilled[True][0])
+
+
+def test_a_hugging_face_model_that_makes_its_own_loss(
+    blocks: Path, truncated_store: Path, teacher_dir: Path, tiny: SimpleNamespace
+) -> None:
+    class Causal(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.model = build_causal_lm({**tiny.config, "vocab_size": V})
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.model(**batch).loss
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.model(**batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    for teacher, folder in ((FrozenTeacher(str(teacher_dir)), blocks), (OfflineTeacher(), truncated_store)):
+        found = {}
+        for kd_weight in (0.0, 0.9):
+            data = TokenBlocks(str(folder), batch_size=4, max_train_blocks=32, batch_map=as_hugging_face)
+            distill = Distill(teacher, "model.lm_head", kd_weight=kd_weight)
+            trainer = fit(Causal(), data, distill, val_check_interval=8, limit_val_batches=2)
+            found[kd_weight] = float(trainer.callback_metrics["val/kd_loss"])
+        assert found[0.9] < 0.95 * found[0.0]
+
+
+def test_as_a_callback_of_somebodys_yaml(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    init_args = {
+        "teacher": {"class_path": "pd_lightning.teachers.FrozenTeacher", "init_args": {"model": str(teacher_dir)}},
+        "logits_from": "model.lm_head",
+        "loss": {"class_path": "pd_lightning.losses.ReverseKL"},
+        "kd_weight": {"class_path": "pd_lightning.schedules.Linear", "init_args": {"start": 0.0, "end": 1.0}},
+    }
+    trainer = {
+        "max_steps": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+        "limit_val_batches": 0,
+        "callbacks": [{"class_path": "pd_lightning.callbacks.Distill", "init_args": init_args}],
+    }
+    data = {"path": str(blocks), "batch_size": 4, "batch_map": "pd_lightning.data.layout.as_next_tokens"}
+    cli = LightningCLI(
+        Plain,
+        TokenBlocks,
+        args=["fit", f"--trainer={json.dumps(trainer)}", f"--data={json.dumps(data)}"],
+        save_config_callback=None,
+    )
+    assert cli.trainer.global_step == 2
+    assert float(cli.trainer.callback_metrics["train/kd_weight"]) == 1.0
 
 
 def test_blocks_without_targets_are_trained_on_the_modules_own_loss(blocks: Path, truncated_store: Path) -> None:

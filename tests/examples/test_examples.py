@@ -1,6 +1,7 @@
 """The examples, run from a folder of their own, with the package as it is installed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = (
@@ -26,6 +28,14 @@ for name in ({", ".join(map(repr, SCRIPTS))},):
     print(">", name, flush=True)
     __import__(name).main(4)
 """
+PAGE = """
+from pathlib import Path
+
+for source in Path("page.md").read_text().split("```python\\n")[1:]:
+    source = source.split("```")[0].replace("max_steps=100", "max_steps=2, val_check_interval=2")
+    exec(compile(source, "docs/lightning.md", "exec"), {"__name__": "page"})
+"""
+DOCS = EXAMPLES.parent / "docs" / "lightning.md"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples, the teacher trained, and what each script printed."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__"))
-    (folder / "printed.txt").write_text(run(folder, "-c", SHORT))
+    shutil.copy(DOCS, folder / "page.md")
+    (folder / "printed.txt").write_text(run(folder, "-c", SHORT + PAGE))
     return folder
 
 
@@ -83,6 +94,14 @@ def test_our_command_with_classes_of_the_project(folder: Path) -> None:
 @pytest.mark.skipif(find_spec("litgpt") is None, reason="litgpt is not installed")
 def test_litgpt(folder: Path) -> None:
     assert "val/kd_loss" in run(folder, "-c", "import litgpt_student; litgpt_student.main(4)")
+
+
+def test_the_page_shows_what_the_examples_do(folder: Path) -> None:
+    page = DOCS.read_text()
+    (settings,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert yaml.safe_load(settings) == yaml.safe_load((EXAMPLES / "your_classes.yaml").read_text())
+    named = set(re.findall(r"`(\w+\.(?:py|yaml))`", page))
+    assert {name for name in named if not (EXAMPLES / name).is_file()} == set()
 
 
 def test_each_is_short_and_named_in_the_tests() -> None:
