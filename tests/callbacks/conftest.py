@@ -50,6 +50,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows[name]))
         task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**task, "test_split": "test", **settings}))
+    group = {
+        "group": "both",
+        "task": ["choices", "texts"],
+        "aggregate_metric_list": [{"metric": "acc", "aggregation": "mean"}],
+    }
+    (folder / "both.yaml").write_text(yaml.safe_dump(group))
     (folder / "texts").mkdir()
     for number, text in enumerate(TEXTS):
         (folder / "texts" / f"{number}.txt").write_text(text)

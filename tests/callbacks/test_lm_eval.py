@@ -171,6 +171,25 @@ def test_every_n_steps_and_at_the_end_in_the_log(tiny: Any, blocks: Path, tasks:
     assert validated["eval/choices/acc"] == pytest.approx(right["acc"])
 
 
+def test_a_group_and_examples_before_questions_as_in_the_harness(
+    blocks: Path, teacher_dir: Path, tasks: Path, monkeypatch: Any
+) -> None:
+    """And again in the second run: the same examples are drawn."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+    module, callback = (
+        DistillationModule(HFStudent(model=str(teacher_dir))),
+        LMEval(["both"], str(tasks), num_fewshot=2),
+    )
+    trainer = quiet_trainer(limit_val_batches=1, callbacks=[callback])
+    found = [trainer.validate(module, TokenBlocks(str(blocks)), verbose=False)[0] for _ in range(2)]
+    lm = HFLM(pretrained=str(teacher_dir), device="cpu", batch_size=2)
+    theirs = harness(lm, tasks, ["both"], num_fewshot=2)
+    names = {("both", "acc"), ("choices", "acc"), ("choices", "acc_norm"), ("texts", "bits_per_byte")}
+    for task, metric in names:
+        expected = pytest.approx(theirs[task][f"{metric},none"], rel=1e-5)
+        assert [run[f"eval/{task}/{metric}"] for run in found] == [expected, expected]
+
+
 class Foreign(pl.LightningModule):
     """Other people's module, with dropout, that draws from the global random state."""
 
