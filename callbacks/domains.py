@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pd_lightning.callbacks.rolling import encode_text, prefix_id, rolling_windows
 from pd_lightning.data import Source, TextFiles
 from pd_lightning.data.batch import IGNORE_INDEX, BlockDataset, collate
+from pd_lightning.data.files import find_files
 from pd_lightning.store.manifest import MANIFEST_FILE, Manifest, read_manifest
 from pd_lightning.store.reader import BlockReader
 
@@ -137,9 +138,20 @@ def is_blocks(path: str | Source) -> bool:
     return isinstance(path, str) and (Path(path) / MANIFEST_FILE).is_file()
 
 
-def as_source(path: str | Source) -> Source:
-    """Give the texts of a file, a folder or a glob."""
-    return TextFiles([path]) if isinstance(path, str) else path
+def as_source(path: str | Source, key: str) -> Source:
+    """Give the texts of a file, a folder or a glob.
+
+    Args:
+        path: One of these, or a source, which is given back.
+        key: The setting that names it, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not isinstance(path, str):
+        return path
+    find_files([path], key)
+    return TextFiles([path])
 
 
 class _Share(Sequence[Batch]):

@@ -171,7 +171,8 @@ class Evaluation(pl.Callback):
 
     def _open(self, name: str, path: str | Source, tokenizer: str) -> Domain:
         if not is_blocks(path):
-            return TextDomain(as_source(path), self._tokenizer, self._length, self.batch_size, self.limit)
+            source = as_source(path, f"domains.{name} of {_WHO}")
+            return TextDomain(source, self._tokenizer, self._length, self.batch_size, self.limit)
         assert isinstance(path, str)
         assert self._student is not None
         domain = BlockDomain(Path(path), self.batch_size, self.limit)

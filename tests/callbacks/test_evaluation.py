@@ -282,7 +282,10 @@ def settings(**given: Any) -> Any:
         ),
         (settings(module="net.1"), r"The submodule 'net.1' must give logits .* got a Tensor of shape \[1, 2\]"),
         (settings(context_length=8), "must fit into the student's context, got 16 positions of code for 8"),
-        (settings(domains={"code": "no/such"}), "each entry of paths must name a file"),
+        (
+            settings(domains={"code": "no/such"}),
+            r"must name a file, .* got 'no/such'\. Mend domains\.code of Evaluation",
+        ),
         (settings(tokenizer="no/such/one"), "The tokenizer must be a folder or a hub name, got 'no/such/one'"),
     ],
 )

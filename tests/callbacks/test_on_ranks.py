@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ def run(teacher_dir: Path, blocks: Path, tasks: Path, tmp_path: Path) -> Any:
         settings |= {"teacher": str(teacher_dir), "blocks": str(blocks), "tasks": str(tasks)}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "3"}
         environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
+        if devices == 1:  # here: a process more takes seconds to start
+            runpy.run_path(str(SCRIPT))["main"](**settings)
+            return folder, torch.load(folder / "end.pt", weights_only=True)
         command = [sys.executable, str(SCRIPT), json.dumps(settings)]
         subprocess.run(command, check=True, timeout=300, env=environment)
         return folder, torch.load(folder / "end.pt", weights_only=True)
