@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from pd_lightning.callbacks.completions import complete, show
@@ -114,7 +115,8 @@ class Evaluation(pl.Callback):
                 f"{_WHO} must have validations to evaluate at, got a training without. Give it a validation split and "
                 "set trainer.limit_val_batches above 0."
             )
-        self._prepare(trainer, pl_module)
+        with isolate_rng():
+            self._prepare(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do the same where this is no part of a training."""

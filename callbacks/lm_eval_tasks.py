@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.distributed.tensor import DTensor
 
 from pd_lightning.callbacks.live_student import live_student, undisturbed
@@ -100,7 +101,8 @@ class LMEval(pl.Callback):
         Raises:
             ValueError: If one of these is not to be had.
         """
-        self._prepare(trainer, pl_module)
+        with isolate_rng():
+            self._prepare(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count; a run that goes on has done the step it goes on from."""

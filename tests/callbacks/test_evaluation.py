@@ -127,9 +127,9 @@ def test_a_store_tells_of_its_teacher(tiny: Any, truncated_store: Path, exact_st
     assert found["val/truncated/acceptance_bucket"] > found["val/exact/acceptance_bucket"]
 
 
-def test_the_training_is_the_same_to_the_bit(blocks: Path, texts: Path) -> None:
-    runs = []
-    for callbacks in ([], [Evaluation({"code": str(blocks), "prose": str(texts)}, prompts=["def"], **LENGTH)]):
+def test_the_training_is_the_same_to_the_bit(blocks: Path, texts: Path, teacher_dir: Path) -> None:
+    runs, settings = [], {"prompts": ["def"], "temperature": 1.0, "teacher": FrozenTeacher(str(teacher_dir)), **LENGTH}
+    for callbacks in ([], [Evaluation({"code": str(blocks), "prose": str(texts)}, **settings)]):
         pl.seed_everything(1, verbose=False)
         module = Foreign()
         fit(module, TokenBlocks(str(blocks)), *callbacks, steps=6)
