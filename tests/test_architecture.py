@@ -38,11 +38,11 @@ GROUPS = {
     "module": {
         "checkpoint_state",
         "draws",
-        "evaluation",
         "module",
         "muon",
         "optimization",
         "speed",
+        "split_means",
         "strategies",
         "surroundings",
         "totals",
@@ -64,7 +64,7 @@ GROUPS = {
         "training_batch",
         "training_store",
     },
-    "export": {"export", "model_card"},
+    "export": {"export", "live_export", "model_card"},
     "guards": {"saved_batch", "skip_non_finite"},
     "objective": {
         "chunking",
@@ -118,7 +118,7 @@ ARROWS = {
     "data": {"redaction", "store"},
     "record": {"context", "data", "redaction", "store", "targets", "teachers", "transforms"},
     "checkpoints": {"store"},
-    "export": {"checkpoints", "module", "redaction", "store", "version"},
+    "export": {"checkpoints", "language_model", "module", "redaction", "store", "version"},
     "schedule_plot": {"module", "schedules", "teachers"},
     "guards": {"module", "store"},
     "cli": {
@@ -150,10 +150,12 @@ ARROWS = {
         "weightings",
     },
     "callbacks": {
+        "context",
         "data",
         "distiller",
         "export",
         "guards",
+        "language_model",
         "losses",
         "objective",
         "record",
