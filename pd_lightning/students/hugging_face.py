@@ -1,6 +1,5 @@
-"""Students: a Hugging Face causal model, from a configuration or from pretrained weights."""
+"""A Hugging Face causal model as a student, from a configuration or from pretrained weights."""
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +7,8 @@ from torch import nn
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
 from pd_lightning.layers import hf_layers
+from pd_lightning.students.base import Student
 from pd_lightning.tokenizers import check_same_tokenizer
-
-
-class Student(ABC):
-    """Describes a model to be trained. It holds settings alone: weights are made when the Trainer asks for them."""
-
-    @abstractmethod
-    def build(self, defaults: dict[str, Any]) -> LanguageModel:
-        """Make the model.
-
-        Args:
-            defaults: Fields of a configuration that the data knows: `vocab_size`, `eos_token_id`, …
-        """
-
-    def check(self, tokenizer_dir: Path | None) -> None:
-        """Refuse data of another tokenizer than the student knows; one that starts from nothing knows none.
-
-        Args:
-            tokenizer_dir: Folder of the data's tokenizer, or None where the data have none.
-
-        Raises:
-            ValueError: If the tokenizers differ.
-        """
 
 
 class HFStudent(Student):
@@ -99,7 +77,7 @@ class HFStudent(Student):
             ValueError: If the configuration does not fit its architecture, or that has no activation checkpointing.
             FileNotFoundError: If there is no such pretrained model.
         """
-        model = self._weights(defaults)
+        model = self._initial(defaults)
         if self.activation_checkpointing:
             _checkpoint_activations(model)
         student = LanguageModel(model)
@@ -111,7 +89,7 @@ class HFStudent(Student):
             part.compile(dynamic=True)
         return student
 
-    def _weights(self, defaults: dict[str, Any]) -> nn.Module:
+    def _initial(self, defaults: dict[str, Any]) -> nn.Module:
         if self.config is not None:
             settings = {**defaults, **self.config}
             if self.attn_implementation:
