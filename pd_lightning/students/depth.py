@@ -53,7 +53,9 @@ def kept_layers(config: Any, kept: list[int]) -> Any:
     for name, value in config.to_dict().items():
         if name in _NUMBERS and isinstance(value, list):
             setattr(pruned, name, [new for new, old in enumerate(kept) if old in value])
-        elif isinstance(value, list) and len(value) == available and not name.endswith(("_id", "_ids", "architectures")):
+        elif (
+            isinstance(value, list) and len(value) == available and not name.endswith(("_id", "_ids", "architectures"))
+        ):
             setattr(pruned, name, [value[layer] for layer in kept])
     pruned.num_hidden_layers = len(kept)
     return pruned

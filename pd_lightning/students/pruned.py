@@ -7,7 +7,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from pd_lightning.language_model import load_causal_lm
 from pd_lightning.students.depth import Keep, choose_layers, without_layers
 from pd_lightning.students.hugging_face import HFStudent
 from pd_lightning.students.width import Importance, Widths, narrowed, widths_of
@@ -41,6 +40,7 @@ class PrunedStudent(HFStudent):
         trust_remote_code: Run model code that comes with the model. Only for models you trust.
         compile: As of HFStudent.
         activation_checkpointing: As of HFStudent.
+        gguf_file: As of HFStudent.
 
     Raises:
         ValueError: If nothing is cut.
@@ -64,6 +64,7 @@ class PrunedStudent(HFStudent):
         trust_remote_code: bool = False,
         compile: bool = False,
         activation_checkpointing: bool = False,
+        gguf_file: str | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -72,6 +73,7 @@ class PrunedStudent(HFStudent):
             trust_remote_code=trust_remote_code,
             compile=compile,
             activation_checkpointing=activation_checkpointing,
+            gguf_file=gguf_file,
         )
         self.layers = layers
         self.keep: Keep = keep
@@ -89,15 +91,7 @@ class PrunedStudent(HFStudent):
             )
 
     def _initial(self, defaults: dict[str, Any]) -> nn.Module:
-        options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        source: Any = load_causal_lm(
-            str(self.model),
-            "auto",
-            f"{_KEY}.model",
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            **options,
-        )
+        source = self._pretrained("auto")
         with torch.device("cpu"), torch.no_grad():
             pruned = self.cut(source)
         del source
@@ -149,7 +143,9 @@ class PrunedStudent(HFStudent):
             sizes["num_key_value_heads"] = heads // each
         for name, size in sizes.items():
             if not 1 <= size <= old_sizes[name]:
-                raise ValueError(f"{name} must be from 1 to the model's {old_sizes[name]}, got {size}. Correct {_KEY}.{name}.")
+                raise ValueError(
+                    f"{name} must be from 1 to the model's {old_sizes[name]}, got {size}. Correct {_KEY}.{name}."
+                )
         groups = sizes["num_key_value_heads"]
         if heads % groups or heads // groups > each:
             raise ValueError(

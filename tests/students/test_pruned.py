@@ -195,7 +195,10 @@ def test_the_first_ones_stay_where_that_is_asked_for() -> None:
         ({"layers": [0, 4]}, r"numbers from 0 to 3 in ascending order, got \[0, 4\]"),
         ({"hidden_size": 64}, "hidden_size must be from 1 to the model's 32, got 64"),
         ({"intermediate_size": 0}, "intermediate_size must be from 1 to the model's 40, got 0"),
-        ({"hidden_size": 30}, r"go together, got: The hidden size \(30\) is not a multiple .*Correct model\.student\.init"),
+        (
+            {"hidden_size": 30},
+            r"go together, got: The hidden size \(30\) is not a multiple .*Correct model\.student\.init",
+        ),
         ({"num_attention_heads": 3}, "must be up to 2 for each of 2 key and value heads, got 3"),
         ({"num_attention_heads": 4, "num_key_value_heads": 1}, "must be up to 2 for each of 1 key and value heads"),
     ],

@@ -1,0 +1,45 @@
+"""Pretrained models as transformers keeps them, safetensors, or as llama.cpp does, GGUF. Neither can run code."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from pd_lightning.language_model import load_causal_lm
+
+
+def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, key: str, **options: Any) -> nn.Module:
+    """Load a pretrained Hugging Face causal model.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+        gguf_file: Name of a GGUF file in it, or None for its safetensors.
+        dtype: Data type of the weights, or "auto" for the one they are stored in; quantised ones become dense.
+        key: YAML key that names the model, for the message.
+        **options: Passed on to `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If a package is missing that GGUF files need.
+    """
+    if gguf_file is None:
+        return load_causal_lm(name, dtype, key, **options)
+    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"gguf_file must have the packages that transformers reads GGUF with, got none of {' and '.join(missing)}. "
+            f"Install them with: pip install 'pd-lightning[gguf]', or leave out {key.rpartition('.')[0]}.gguf_file."
+        )
+    model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
+    # Its weights are plain ones now; what says otherwise would go into checkpoints and exports.
+    vars(model.config).pop("quantization_config", None)
+    return model  # type: ignore[no-any-return]
+
+
+def _dense() -> dict[str, Any]:
+    """Have every weight unpacked: newer versions would run packed ones on kernels that they get from the hub."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}

@@ -1,0 +1,156 @@
+"""Models out of GGUF files, which are written here as llama.cpp's converter does."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pd_lightning import pretrained
+from pd_lightning.language_model import build_causal_lm
+from pd_lightning.students import HFStudent, PrunedStudent
+from pd_lightning.teachers import FrozenTeacher, Surroundings
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+
+IDS = torch.arange(20).view(2, 10)
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+
+def llama_cpp_name(name: str) -> str:
+    stem = name.removesuffix(".weight")
+    if not stem.startswith("model.layers."):
+        return f"{NAMES[stem]}.weight"
+    number, part = stem.removeprefix("model.layers.").split(".", 1)
+    return f"blk.{number}.{NAMES[part]}.weight"
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """The two halves of each head that are rotated together, side by side."""
+    halves = weight.reshape(heads, 2, -1, weight.shape[-1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
+
+
+def write(path: Path, model: Any, kind: str, tokenizer: Path) -> None:
+    config, quantized = model.config, gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    described = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(described["vocab"], key=described["vocab"].__getitem__))
+    writer.add_token_types([3] + [1] * (config.vocab_size - 1))  # end-of-text is a token of control
+    writer.add_token_merges([" ".join(pair) for pair in described["merges"]])
+    writer.add_eos_token_id(0)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        weight = tensor.numpy()
+        part = name.split(".")[-2]
+        weight = interleaved(weight, heads[part]) if part in heads else weight
+        form = quantized if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(llama_cpp_name(name), gguf.quants.quantize(weight, form), raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def source() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}
+    return build_causal_lm({"model_type": "llama", "vocab_size": 300, **sizes, **heads}).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, source: Any, blocks: Path) -> Path:
+    folder = tmp_path_factory.mktemp("gguf")
+    for kind in ("F32", "F16", "Q8_0"):
+        write(folder / f"{kind}.gguf", source, kind, blocks / "tokenizer")
+    return folder
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found = model.eval()(IDS)
+    return found if isinstance(found, Tensor) else found.logits
+
+
+def half_a_step(weight: Tensor, kind: str) -> Tensor:
+    """How far a weight may be from what is written of it: Q8_0 has a 127th of the largest of 32 as its step."""
+    if kind == "F32":
+        return torch.zeros_like(weight)
+    if kind == "F16":
+        return weight.abs() * 2**-11 + 2**-25
+    step = weight.view(-1, 32).abs().amax(dim=-1, keepdim=True) / 127
+    return (0.501 * step).expand(-1, 32).reshape(weight.shape) + weight.abs() * 2**-10  # its step is a float16
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("F32", 0.0), ("F16", 0.01), ("Q8_0", 0.15)])
+def test_a_gguf_file_gives_the_models_weights_and_logits(folder: Path, source: Any, kind: str, largest: float) -> None:
+    student = HFStudent(model=str(folder), gguf_file=f"{kind}.gguf").build({})
+    own, read = source.state_dict(), student.model.state_dict()
+    assert own.keys() == read.keys()
+    for name, weight in own.items():
+        bound = half_a_step(weight, kind if weight.ndim == 2 else "F32")
+        assert bool(((weight - read[name]).abs() <= bound).all()), name
+    difference = float((logits(student) - logits(source)).abs().max())
+    assert difference <= largest < float(logits(source).std())
+    assert (difference > 0) == (kind != "F32")
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in student.parameters())
+    assert "quantization_config" not in (student.config() or {})
+
+
+def test_teachers_and_pruned_students_read_them_too(folder: Path, source: Any, blocks: Path) -> None:
+    teacher = FrozenTeacher(str(folder), gguf_file="Q8_0.gguf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that the tokenizer in the file is not checked, say
+        teacher.setup(Surroundings(torch.device("cpu"), tokenizer_dir=blocks / "tokenizer"))
+    found = teacher({"input_ids": IDS}).rows(slice(None)).logprobs
+    expected = logits(source).flatten(0, 1).log_softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.15)
+    assert teacher.describe()["gguf_file"] == "Q8_0.gguf"
+    student = PrunedStudent(str(folder), layers=[1], gguf_file="F32.gguf").build({})
+    assert torch.equal(student.model.model.layers[0].mlp.up_proj.weight, source.model.layers[1].mlp.up_proj.weight)
+    assert (student.config() or {})["num_hidden_layers"] == 1
+
+
+def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.student\.init_args\.model must be .*none\.gguf"):
+        HFStudent(model=str(folder), gguf_file="none.gguf").build({})
+    with pytest.raises(
+        ValueError, match=r"gguf_file must name a file of a pretrained model, got 'F32\.gguf' without a"
+    ):
+        HFStudent(config={"model_type": "llama"}, gguf_file="F32.gguf")
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"got none of gguf and accelerate\. Install them .*model\.teacher\.init_args\.gg"
+    ):
+        FrozenTeacher(str(folder), gguf_file="F32.gguf").setup(Surroundings(torch.device("cpu")))
