@@ -28,7 +28,7 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"gguf_file must have the packages that transformers reads GGUF with, got none of {' and '.join(missing)}. "
+            f"gguf_file must have the packages that transformers reads GGUF with, got no {' and no '.join(missing)}. "
             f"Install them with: pip install 'pd-lightning[gguf]', or leave out {key.rpartition('.')[0]}.gguf_file."
         )
     model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)

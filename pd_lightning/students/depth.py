@@ -100,9 +100,9 @@ def _path(model: Any) -> str:
     """Name of the list that holds the decoder layers."""
     layers = hf_layers(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and list(module) == layers:
-            if len(layers) == model.config.num_hidden_layers:
-                return name
+        is_it = isinstance(module, nn.ModuleList) and list(module) == layers
+        if is_it and len(layers) == model.config.num_hidden_layers:
+            return name
     raise ValueError(
         f"A pruned student must come from a model with one list of decoder layers, got {type(model).__name__}. Set "
         "model.student.init_args.model to another architecture (llama, qwen3, gemma3_text, …)."

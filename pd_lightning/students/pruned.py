@@ -86,8 +86,8 @@ class PrunedStudent(HFStudent):
         }
         if layers is None and not self._narrows:
             raise ValueError(
-                f"A pruned student must leave something out, got no size. Set {_KEY}.layers or {_KEY}.hidden_size, say, "
-                "or class_path to pd_lightning.students.HFStudent for the whole model."
+                f"A pruned student must leave something out, got no size. Set {_KEY}.layers or {_KEY}.hidden_size, "
+                "say, or class_path to pd_lightning.students.HFStudent for the whole model."
             )
 
     def _initial(self, defaults: dict[str, Any]) -> nn.Module:
@@ -162,7 +162,8 @@ def _check(config: Any) -> None:
     except (StrictDataclassError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".")
         raise ValueError(
-            f"Sizes of a {config.model_type} must go together, got: {reason}. Correct {_KEY}.hidden_size, or the others."
+            f"Sizes of a {config.model_type} must go together, got: {reason}. Correct {_KEY}.hidden_size, "
+            "or the others."
         ) from error
 
 

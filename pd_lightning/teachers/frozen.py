@@ -145,7 +145,7 @@ class FrozenTeacher(Teacher):
         self.forward_seconds += time.perf_counter() - started
 
     def describe(self) -> dict[str, object]:
-        """Name, revision, width of the logits, data type, quantization, and a digest of the weights as they are used."""
+        """Name, revision, width of the logits, data type, quantization, and a digest of the weights in use."""
         parameter = next(self.model.parameters())
         if self._digest is None:  # frozen: every checkpoint of a run can have the same
             self._digest = _digest(self.model)

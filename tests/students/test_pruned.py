@@ -215,14 +215,14 @@ def test_a_layer_that_would_become_another_is_refused() -> None:
     with pytest.raises(ValueError, match="got layer 1 of a qwen3_moe, which differs as layer 0"):
         cut(source, layers=[1, 2])
     assert logits(cut(source, layers=[0, 1])).isfinite().all()
-    with pytest.raises(ValueError, match="laid out like Llama, got .* in a qwen3_moe"):
+    with pytest.raises(ValueError, match=r"laid out like Llama, got .* in a qwen3_moe"):
         cut(source, intermediate_size=8)
 
 
 def test_something_must_be_left_out() -> None:
     with pytest.raises(ValueError, match=r"must leave something out, got no size\. Set model\.student\.init_args\.lay"):
         PrunedStudent("folder")
-    with pytest.raises(FileNotFoundError, match="model.student.init_args.model must be a folder"):
+    with pytest.raises(FileNotFoundError, match=r"model\.student\.init_args\.model must be a folder"):
         PrunedStudent("./none", layers=1).build({})
 
 
