@@ -190,5 +190,5 @@ def test_recorded_or_live_it_trains_alike(tmp_path: Path, teacher_dir: Path, sec
         torch.testing.assert_close(tensor, ends[1][name], rtol=1e-4, atol=1e-5)
     again = recompute(tmp_path / "store", 4)
     assert again["same_weights"]
-    assert again["mean_kl"] < 1e-6
+    assert again["mean_kl"] < 1e-5
     assert again["worst"]["logprobs"]["difference"] < 1e-4
