@@ -193,11 +193,12 @@ class HuggingFace(Source):
         self.field = field
 
     def __iter__(self) -> Iterator[str]:
-        for number, record in enumerate(self._load()):
+        for number, record in enumerate(self.records()):
             if text := _field(record, self.field, f"{self.name}, record {number}"):
                 yield text
 
-    def _load(self) -> Iterable[Any]:
+    def records(self) -> Iterable[Any]:
+        """Gives the records, each a dict."""
         datasets = _import("datasets", "datasets", "pd_lightning.data.HuggingFace")
         folder = Path(self.name)
         try:
