@@ -70,7 +70,7 @@ def cut(stream: Iterable[Ids], eos_token_id: int | None, size: int) -> Iterator[
     held: list[Ids] = []
     for part in stream:
         start = 0
-        for end in [] if eos_token_id is None else np.flatnonzero(part == eos_token_id):
+        for end in [] if eos_token_id is None else np.flatnonzero(part == eos_token_id).tolist():
             yield Document(np.concatenate([*held, part[start:end]]))
             held, start = [], end + 1
         if start < len(part):

@@ -143,7 +143,7 @@ class TeacherEnsemble(Teacher):
         """Give logits of the mean, float32 `[n, V]`, from the teachers' hidden states side by side."""
         started = time.perf_counter()
         total: Tensor | None = None
-        own = hidden.split([part.width for part in parts], dim=-1)
+        own = torch.split(hidden, [part.width for part in parts], dim=-1)
         for part, states, weight in zip(parts, own, self.weights.values(), strict=True):
             logits = part.head(states.to(part.device, part.dtype))[:, : self.vocab_size]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

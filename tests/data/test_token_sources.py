@@ -90,6 +90,7 @@ def litdata(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = [{"name": f"{n}", "input_ids": array, "other": {1, n}} for n, array in enumerate(arrays)]
     kinds = {
         "fields": fields,
+        "table": [{"n": n, "input_ids": array} for n, array in enumerate(arrays)],
         "arrays": [torch.tensor(document) for document in DOCUMENTS],
         "nested": [{"input_ids": document, "name": "x"} for document in DOCUMENTS],
         "windows": [WITHOUT[n : n + 8] for n in range(0, 640, 8)],
@@ -159,7 +160,7 @@ def test_megatron_of_old(tmp_path: Path, tokenizer: str, code: int, dtype: str) 
 
 
 def test_litdata(tmp_path: Path, tokenizer: str, litdata: Path) -> None:
-    for name in ("flat", "narrow", "fields", "arrays", "nested"):
+    for name in ("flat", "narrow", "fields", "table", "arrays", "nested"):
         index = json.loads((litdata / name / "index.json").read_text())
         assert len(index["chunks"]) > 1
         source = LitData(str(litdata / name))
