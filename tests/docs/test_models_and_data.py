@@ -77,6 +77,19 @@ def test_its_models_are_trained(folder: Path, block: str) -> None:
         assert (saved["student_config"]["num_hidden_layers"], saved["student_config"]["hidden_size"]) == (1, 16)
 
 
+def test_the_way_of_minitron(folder: Path) -> None:
+    """What configs/recipes/minitron.yaml says of the student."""
+    text = (ROOT / "configs" / "recipes" / "minitron.yaml").read_text(encoding="utf-8")
+    settings = re.findall(r"--model\.student\S*", text)
+    assert settings[0] == "--model.student=PrunedStudent"
+    settings = [setting.replace("runs/demo/teacher/export", "runs/teacher").replace("=2", "=1") for setting in settings]
+    teacher = "--model.teacher.model=runs/teacher"
+    recipe = str(ROOT / "configs" / "recipes" / "minitron.yaml")
+    assert main(["fit", "--config", "base.yaml", "--config", recipe, *settings, teacher]) == 0
+    path = next(Path("runs/student/checkpoints").glob("*.ckpt"))
+    assert torch.load(path, weights_only=True)["pd_lightning"]["student_config"]["num_hidden_layers"] == 1
+
+
 def test_its_gguf_is_a_setting() -> None:
     """tests/test_pretrained.py reads such files."""
     (block,) = [block for block in FITS if "gguf" in block]

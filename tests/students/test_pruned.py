@@ -1,17 +1,21 @@
 """Students that are cut out of a larger model."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pd_lightning.data import TokenBlocks
-from pd_lightning.export import export
+from pd_lightning.export import export, read_checkpoint
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent, PrunedStudent
@@ -261,3 +265,35 @@ def test_a_source_in_half_precision_is_trained_in_full(tmp_path: Path) -> None:
     assert student.config()["dtype"] == "float32"
     assert torch.equal(student.model.lm_head.weight, source.lm_head.weight.float())
     assert student.training
+
+
+@pytest.mark.slow
+def test_two_ranks_train_it_as_one_does(tmp_path: Path, teacher_dir: Path, blocks: Path) -> None:
+    """Spread over them by FSDP2, in processes of their own."""
+    init_args = {"model": str(teacher_dir), "layers": 1, "hidden_size": 24}
+    settings: dict[str, Any] = {
+        "model": {
+            "student": {"class_path": "pd_lightning.students.PrunedStudent", "init_args": init_args},
+            "teacher": {"class_path": "pd_lightning.teachers.NoTeacher"},
+            "lr": {"class_path": "pd_lightning.schedules.Constant", "init_args": {"value": 1e-2}},
+        },
+        "data": {"class_path": "pd_lightning.data.TokenBlocks", "init_args": {"path": str(blocks), "seed": 1}},
+        "trainer": {"accelerator": "cpu", "max_steps": 2, "logger": False, "limit_val_batches": 0},
+    }
+    settings["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
+    weights = []
+    for devices in (1, 2):
+        settings["data"]["init_args"]["batch_size"] = 4 // devices
+        folder = tmp_path / str(devices)
+        settings["trainer"] |= {"devices": devices, "default_root_dir": str(folder)}
+        if devices == 2:
+            settings["trainer"]["strategy"] = {"class_path": "pd_lightning.strategies.FSDP2Strategy"}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "pd_lightning", "fit", "--config", str(tmp_path / "config.yaml")]
+        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=200)
+        checkpoint = read_checkpoint(str(next((folder / "checkpoints").glob("*.ckpt"))))
+        assert checkpoint["pd_lightning"]["student_config"]["hidden_size"] == 24
+        weights.append(checkpoint["state_dict"])
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)

@@ -1,11 +1,15 @@
 """Several teachers as one."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import AutoTokenizer
@@ -192,3 +196,29 @@ def test_recorded_or_live_it_trains_alike(tmp_path: Path, teacher_dir: Path, sec
     assert again["same_weights"]
     assert again["mean_kl"] < 1e-5
     assert again["worst"]["logprobs"]["difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_two_ranks_record_what_one_does(tmp_path: Path, teacher_dir: Path, second_dir: Path, blocks: Path) -> None:
+    """Both teachers spread over the ranks by FSDP2, in processes of their own."""
+    frozen = "pd_lightning.teachers.FrozenTeacher"
+    models = {"one": teacher_dir, "other": second_dir}
+    teachers = {name: {"class_path": frozen, "init_args": {"model": str(path)}} for name, path in models.items()}
+    teacher = {"class_path": "pd_lightning.teachers.TeacherEnsemble", "init_args": {"teachers": teachers}}
+    data = {"path": str(blocks), "batch_size": 4, "max_train_blocks": 14, "max_val_blocks": 5}
+    settings: dict[str, Any] = {
+        "model": {"teacher": teacher, "selection": {"p": 0.9, "k": 20}, "blocks_per_chunk": 8},
+        "data": {"class_path": "pd_lightning.data.TokenBlocks", "init_args": data},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
+    }
+    sharded = {"strategy": {"class_path": "pd_lightning.strategies.FSDP2Strategy"}, "devices": 2}
+    for name, trainer in (("one", {}), ("two", sharded)):
+        settings["model"]["output_dir"] = str(tmp_path / name)
+        settings["trainer"] |= trainer
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "pd_lightning", "record", "--config", str(config)]
+        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=200)
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert len(files) > 6
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
