@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ _KEY = "source.paths of MegatronIndexed"
 _MAPPED, _OLD = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"
 # 6 and 7 are floats, the one or the other by version; 9 and 10 are fairseq's, from which the format comes.
 _DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
-_Numbers = NDArray[np.int64]
+_Numbers = NDArray[np.integer[Any]]
 
 
 class MegatronIndexed(TokenSource):
@@ -80,14 +81,13 @@ def _read_index(path: Path) -> _Index:
         ValueError: It is none, of another version, or not of that data.
         FileNotFoundError: The data are not there.
     """
-    with path.open("rb") as file:
-        magic = file.read(9)
-        data = np.frombuffer(file.read(), np.uint8)
     try:
-        if magic == _MAPPED:
-            index = _mapped(_Fields(data))
-        elif magic[: len(_OLD)] == _OLD:
-            index = _old(_Fields(np.concatenate([np.frombuffer(magic[len(_OLD) :], np.uint8), data])))
+        data = np.memmap(path, np.uint8, "r")
+        head = data[: len(_MAPPED)].tobytes()
+        if head == _MAPPED:
+            index = _mapped(_Fields(data[len(_MAPPED) :]))
+        elif head.startswith(_OLD):
+            index = _old(_Fields(data[len(_OLD) :]))
         else:
             raise ValueError("another kind of file")
     except (ValueError, KeyError) as error:
@@ -101,20 +101,20 @@ def _read_index(path: Path) -> _Index:
 
 
 class _Fields:
-    """Takes one field of a file after another."""
+    """Takes one field of a file after another; long ones stay on disk until they are looked at."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         self._data = data
         self._at = 0
 
     def take(self, dtype: str, count: int) -> _Numbers:
-        """Give the next numbers, int64 `[count]`."""
+        """Give the next numbers, integers `[count]`."""
         end = self._at + count * np.dtype(dtype).itemsize
         if count < 0 or end > len(self._data):
             raise ValueError("less of it than it tells of")
-        found = self._data[self._at : end].tobytes()
+        found = self._data[self._at : end].view(dtype)
         self._at = end
-        return np.frombuffer(found, dtype).astype(np.int64)
+        return found
 
     def one(self, dtype: str) -> int:
         """Give the next number."""

@@ -109,6 +109,8 @@ def tokenize(
             "one that made them."
         )
     settings["source_bytes"] = source.size_hint()
+    if isinstance(source, TokenSource):
+        settings["source_tokens"] = source.num_tokens()
     if tokenizer is None:
         settings["vocab_size"] = vocab_size or 4096
     folder = Path(output_dir)
@@ -152,8 +154,9 @@ def _encode(folder: Path, source: Source, encoder: bpe.Tokenizer, settings: dict
         packer = Packer(settings["block_size"], encoder.eos_token_id)
         writers[name] = SplitWriter(folder / name, packer, encoder.vocab_size, settings["blocks_per_chunk"])
     if isinstance(source, TokenSource):
-        _check_space(folder, source.num_tokens() or 0, encoder.vocab_size, least=1.0)
-        for ids, size, validation, ends in _counted(encoded_documents(source, encoder, settings), source.num_tokens()):
+        expected = settings["source_tokens"]
+        _check_space(folder, expected or 0, encoder.vocab_size, least=1.0)
+        for ids, size, validation, ends in _counted(encoded_documents(source, encoder, settings), expected):
             writers["val" if validation else "train"].add(ids, size, ends)
         return {name: writer.close() for name, writer in writers.items()}
     for batch in batched(_documents(source, settings, "Encoding"), BATCH_CHARACTERS):

@@ -263,6 +263,8 @@ def test_files_that_are_none(tmp_path: Path, tokenizer: str) -> None:
         NanoGPT([], split_tokens=0)
 
     fails(MegatronIndexed([str(tmp_path / "a.txt")]), FileNotFoundError, r"must name an \.idx file")
+    (tmp_path / "empty.idx").touch()
+    fails(MegatronIndexed([str(tmp_path / "empty")]), ValueError, "must be an index of Megatron-LM of version 1, got")
     (tmp_path / "b.idx").write_bytes(b"something else")
     fails(
         MegatronIndexed([str(tmp_path / "b")]), ValueError, r"of version 1, got another kind of file\. Mend source\.pa"
@@ -322,6 +324,8 @@ def test_a_source_of_ids_is_set_in_yaml(tmp_path: Path, tokenizer: str, monkeypa
         f"output_dir: blocks\ntokenizer: {tokenizer}\nblock_size: {T}\nval_fraction: 0.0\n"
         "source: {class_path: pd_lightning.data.NanoGPT, init_args: {paths: [train.bin]}}\n"
     )
-    main(["tokenize", "--config", "c.yaml"])
+    assert main(["tokenize", "--config", "c.yaml"]) == 0
     assert read_manifest(tmp_path / "blocks").splits["train"].num_blocks == len(windows(STREAM))
-    main(["tokenize", "--config", "c.yaml"])  # finished: nothing to do
+    assert main(["tokenize", "--config", "c.yaml"]) == 0, "finished: nothing to do"
+    flat(tmp_path / "train.bin", STREAM[:-5], "<u2")
+    assert main(["tokenize", "--config", "c.yaml"]) == 1, "another corpus under the same name"

@@ -75,6 +75,8 @@ def test_the_mean_of_two_teachers(teacher_dir: Path, second_dir: Path, mean: Any
     torch.testing.assert_close(whole.logprobs.double().exp().sum(-1), torch.ones(24).double())
     entropy = -(expected.exp() * expected).sum(-1)
     torch.testing.assert_close(whole.statistic("entropy").double(), entropy, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.float16):  # the student's, and no business of its teachers
+        assert torch.equal(ensemble(BATCH).rows(EVERYTHING).logprobs, whole.logprobs)
     for start in range(0, 24, 5):
         rows = slice(start, start + 5)
         torch.testing.assert_close(targets.rows(rows).logprobs, whole.logprobs[rows], rtol=1e-5, atol=1e-5)

@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from pd_lightning.data import TokenBlocks
+from pd_lightning.recompute import recompute
+from pd_lightning.record import Recorder
+from pd_lightning.selection import Selection
+from pd_lightning.store.manifest import read_manifest
 from pd_lightning.teachers import FrozenTeacher, Surroundings
 from pd_lightning.teachers import quantization as module
+from pd_lightning.trainer import PDTrainer
 
 CPU = torch.device("cpu")
 BATCH = {"input_ids": torch.arange(24).view(2, 12)}
@@ -54,6 +60,18 @@ def test_a_quantized_teacher_is_described_as_another(teacher_dir: Path) -> None:
     assert one["quantization"] == "int8"
     assert one["weights_digest"] != plain["weights_digest"]
     assert "quantization" not in plain
+
+
+def test_a_store_of_it_is_computed_again_in_as_few_bits(teacher_dir: Path, blocks: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    recorder = Recorder(FrozenTeacher(str(teacher_dir), quantization="int8"), str(tmp_path), Selection(p=0.9, k=20))
+    data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=4, max_val_blocks=4)
+    trainer = PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, barebones=False)
+    trainer.record(recorder, data)
+    assert read_manifest(tmp_path).teacher["quantization"] == "int8"
+    again = recompute(tmp_path, 4)
+    assert again["same_weights"]
+    assert again["mean_kl"] < 1e-4
 
 
 def test_what_is_missing_is_said(teacher_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
