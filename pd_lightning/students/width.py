@@ -122,8 +122,11 @@ class _Scores:
             # Vectors scale or shift what matrices write, and say little of how much there is.
             counts = len(dimensions) == 2 and kind in dimensions and name.startswith(layer)
             if self.importance == "norm" and counts:
-                squares = self.weights[name].detach().double().square()
-                total += squares.sum(dim=1 - dimensions.index(kind))
+                # In float32, weight by weight: a copy of an embedding in float64 may be several GB.
+                norms = torch.linalg.vector_norm(
+                    self.weights[name].detach(), dim=1 - dimensions.index(kind), dtype=torch.float32
+                )
+                total += norms.double().square()
         return total
 
 

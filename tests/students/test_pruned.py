@@ -191,6 +191,34 @@ def test_the_first_ones_stay_where_that_is_asked_for() -> None:
     assert logits(pruned).isfinite().all()
 
 
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.filterwarnings("ignore:head_dim is no declared field")
+def test_it_is_an_ordinary_model(model_type: str, tmp_path: Path) -> None:
+    """transformers saves and loads it, and its configuration alone makes a model for its weights."""
+    sizes = {"hidden_size": 24, "intermediate_size": 20, "num_attention_heads": 2}
+    pruned = cut(make(model_type), layers=[0, 3], **sizes)
+    pruned.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded), logits(pruned))
+    settings = {name: value for name, value in pruned.config.to_dict().items() if name != "transformers_version"}
+    again: Any = build_causal_lm(settings)
+    again.load_state_dict(pruned.state_dict())
+    assert torch.equal(logits(again), logits(pruned))
+    ((again(IDS).logits.float() ** 2).mean()).backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "olmo2", "glm4"])
+def test_other_layouts_lose_layers_alone(model_type: str) -> None:
+    """Fused projections, and norms over all heads."""
+    source = make(model_type, head_dim=None, pad_token_id=0)
+    assert logits(cut(source, layers=[0, 3])).isfinite().all()
+    with pytest.raises(
+        ValueError, match=rf"laid out like Llama, got model\.layers\.0\.\S+ of shape .* in a {model_type}"
+    ):
+        cut(source, hidden_size=16)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
