@@ -1,6 +1,7 @@
 """Pretrained models as transformers keeps them, safetensors, or as llama.cpp does, GGUF. Neither can run code."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
         **options: Passed on to `from_pretrained`.
 
     Raises:
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If there is no such model, or file in its folder.
         ValueError: If a package is missing that GGUF files need.
     """
     if gguf_file is None:
@@ -30,6 +31,11 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
         raise ValueError(
             f"gguf_file must have the packages that transformers reads GGUF with, got no {' and no '.join(missing)}. "
             f"Install them with: pip install 'pd-lightning[gguf]', or leave out {key.rpartition('.')[0]}.gguf_file."
+        )
+    if Path(name).is_dir() and not (Path(name) / gguf_file).is_file():
+        raise FileNotFoundError(
+            f"gguf_file must name a file in {name}, got {gguf_file!r}, which is not there. Set "
+            f"{key.rpartition('.')[0]}.gguf_file."
         )
     model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
     # Its weights are plain ones now; what says otherwise would go into checkpoints and exports.

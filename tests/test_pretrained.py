@@ -143,7 +143,7 @@ def test_teachers_and_pruned_students_read_them_too(folder: Path, source: Any, b
 
 
 def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.student\.init_args\.model must be .*none\.gguf"):
+    with pytest.raises(FileNotFoundError, match=r"must name a file in .*, got .none\.gguf.*init_args\.gguf_file"):
         HFStudent(model=str(folder), gguf_file="none.gguf").build({})
     with pytest.raises(
         ValueError, match=r"gguf_file must name a file of a pretrained model, got 'F32\.gguf' without a"

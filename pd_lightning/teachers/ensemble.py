@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
@@ -75,8 +76,9 @@ class TeacherEnsemble(Teacher):
         Raises:
             ValueError: If their logits differ by more than padding, or one does not fit; see FrozenTeacher.
         """
-        for teacher in self.teachers.values():
-            teacher.setup(surroundings)
+        for name, teacher in self.teachers.items():
+            with _named(name):
+                teacher.setup(surroundings)
         self._is_set_up = True
         widths = {name: teacher.vocab_size for name, teacher in self.teachers.items()}
         known, tokens = {width for width in widths.values() if width is not None}, surroundings.tokenizer_vocab_size
@@ -155,6 +157,15 @@ class TeacherEnsemble(Teacher):
         assert total is not None
         self.forward_seconds += time.perf_counter() - started
         return total
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Has a teacher's complaint name the key that it has here."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(str(error).replace(_KEY, f"{_KEY}.teachers.{name}.init_args")) from error
 
 
 class _Part(NamedTuple):

@@ -148,6 +148,9 @@ def test_mistakes(teacher_dir: Path, second_dir: Path) -> None:
         ensemble.setup(Surroundings(CPU))
     with pytest.raises(ValueError, match=r"got 300 ids \(a\) and 320 ids \(b\) for 310 tokens\. Set"):
         ensemble.setup(Surroundings(CPU, tokenizer_vocab_size=310))
+    missing = TeacherEnsemble({"a": frozen, "b": FrozenTeacher("./none")})
+    with pytest.raises(FileNotFoundError, match=r"Set model\.teacher\.init_args\.teachers\.b\.init_args\.model\."):
+        missing.setup(Surroundings(CPU))
     with pytest.raises(ValueError, match="Teacher and student must share a vocabulary, got 300 and 250 ids"):
         ensemble.setup(Surroundings(CPU, vocab_size=250, tokenizer_vocab_size=300))
 
