@@ -1,11 +1,12 @@
-"""What Lightning says at each start and nobody can act on: advertisements, and warnings of what is meant here."""
+"""What is said at each start and nobody can act on: advertisements, and warnings of what is meant here."""
 
 import logging
 import warnings
 
-# Loggers of rank_zero_info; there is no other switch for single messages.
-LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-MESSAGES = ("💡 Tip:", "TPU available: False")
+# Loggers of rank_zero_info, and of what torch from 2.14 on says of torchao; there is no other switch for single
+# messages.
+LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "torch.utils._pytree")
+MESSAGES = ("💡 Tip:", "TPU available: False", "<enum 'KernelPreference'>", "<enum 'ScaleCalculationMode'>")
 # (module, start of the message)
 WARNINGS = (
     # Lightning with torch from 2.14 on.
