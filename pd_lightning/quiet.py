@@ -1,10 +1,10 @@
-"""What is said at each start and nobody can act on: advertisements, and warnings of what is meant here."""
+"""What Lightning says at each start and nobody can act on: advertisements, and warnings of what is meant here."""
 
 import logging
 import warnings
 
-# Loggers of rank_zero_info, and of what torch from 2.14 on says of torchao; there is no other switch for single
-# messages.
+# Loggers of rank_zero_info, and what torchao makes torch say when transformers imports it; there is no other switch for
+# single messages.
 LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "torch.utils._pytree")
 MESSAGES = ("💡 Tip:", "TPU available: False", "<enum 'KernelPreference'>", "<enum 'ScaleCalculationMode'>")
 # (module, start of the message)
