@@ -1,5 +1,6 @@
 """A logit store of a teacher in training: what Peng et al. call online logits."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ class LogitsRecorder(pl.Callback):
         values: How log-probabilities are stored: `half`, `exact` or `compact`, as in `pd-lightning record`.
         blocks_per_chunk: Blocks of a chunk file; memory holds so many.
         tokenizer: Folder or hub name of the tokenizer of the data; TokenBlocks know theirs.
+        batch_map: As in `pd-lightning record`.
 
     Raises:
         ValueError: If a setting is out of range, or two contradict each other.
@@ -61,6 +63,7 @@ class LogitsRecorder(pl.Callback):
         values: Literal["exact", "half", "compact"] = "half",
         blocks_per_chunk: int = 256,
         tokenizer: str | None = None,
+        batch_map: Callable[[Any], Any] | None = None,
     ) -> None:
         if module is not None and output is not None:
             raise ValueError(f"LogitsRecorder must have module or output, got {module} and {output}. Leave one out.")
@@ -76,6 +79,7 @@ class LogitsRecorder(pl.Callback):
         self.every_n_steps = every_n_steps
         self.blocks_per_chunk = blocks_per_chunk
         self.tokenizer = tokenizer
+        self.batch_map = batch_map
         self._form: StoreFormat = store_format(selection, None, values, None)
         self._store: TrainingStore | None = None
         self._state: dict[str, Any] | None = None
@@ -120,7 +124,8 @@ class LogitsRecorder(pl.Callback):
             assert self._tokenizer is not None
             own = manifest_of(trainer)
             plain = own is not None and LABELLED not in own.columns
-            self._batch = TrainingBatch(batch, step, self._form, self._tokenizer.eos_token_id, plain)
+            given = batch if self.batch_map is None else self.batch_map(batch)
+            self._batch = TrainingBatch(given, step, self._form, self._tokenizer.eos_token_id, plain)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pd_lightning.callbacks.submodules import submodule
+
 
 def hook_logits(pl_module: pl.LightningModule, module: str | None, take: Callable[..., None]) -> RemovableHandle:
     """Let `take` see logits as they are made.
@@ -24,15 +26,7 @@ def hook_logits(pl_module: pl.LightningModule, module: str | None, take: Callabl
         ValueError: If there is no such submodule, or no student.
     """
     if module is not None:
-        try:
-            source = pl_module.get_submodule(module)
-        except AttributeError as error:
-            names = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"module of LogitsRecorder must name a submodule of {type(pl_module).__name__}, got {module!r}. Set it "
-                f"to a dotted name that begins with one of {names}."
-            ) from error
-        return _hook(source, take)
+        return _hook(submodule(pl_module, module, "module of LogitsRecorder"), take)
     student: Any = getattr(pl_module, "student", None)
     if not hasattr(student, "body"):
         raise ValueError(

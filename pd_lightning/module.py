@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from pd_lightning.checkpoint_state import checkpoint_state
 from pd_lightning.context import IGNORE_INDEX, Progress
+from pd_lightning.data.inputs import BatchInputs
 from pd_lightning.draws import batches_processed, seed_batch
 from pd_lightning.evaluation import Evaluation
 from pd_lightning.heads import Head
@@ -47,12 +48,9 @@ from pd_lightning.surroundings import (
 from pd_lightning.targets import Kind, Targets
 from pd_lightning.teachers import NoTeacher, Teacher
 from pd_lightning.terms import Terms
-from pd_lightning.totals import Totals, rescale
+from pd_lightning.totals import NOMINAL_TOKENS, Totals, rescale
 from pd_lightning.transforms import Transform
 from pd_lightning.weightings import Weighting
-
-# A power of two, so that dividing by it and multiplying it back costs no bit.
-NOMINAL_TOKENS = 4096
 
 
 class DistillationModule(pl.LightningModule):
@@ -105,6 +103,7 @@ class DistillationModule(pl.LightningModule):
         self.lr = as_schedule(WSD(6e-4) if lr is None else lr)
         self.make_optimizer = optimizer or default_optimizer
         self.evaluation = Evaluation()
+        self._inputs = BatchInputs()
         self._totals = Totals()
         self._speed = Speed()
         self.teacher_seconds = 0.0
@@ -141,8 +140,9 @@ class DistillationModule(pl.LightningModule):
         logits: Tensor = self._student(input_ids, position_ids)
         return logits
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Give the mixed loss of a micro-batch: its sum over a nominal number of tokens, see `rescale`."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Give the mixed loss of a micro-batch, see BatchInputs: its sum over a nominal number of tokens."""
+        batch = self._inputs(batch)
         kd_weight = self.kd_weight(self.global_step, self._total_steps)
         teacher_seconds = self.teacher.forward_seconds
         targets = self.teacher(batch) if kd_weight > 0 else None
@@ -157,16 +157,17 @@ class DistillationModule(pl.LightningModule):
             self.log_dict({f"train/{name}": torch.tensor(value) for name, value in values.items()})
         return terms.loss / NOMINAL_TOKENS
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Compare the student with labels and teacher on a batch."""
         self._evaluate(batch, "val", batch_idx)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Compare the student with labels and teacher on a batch."""
         self._evaluate(batch, "test", batch_idx)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Give the log-probability of each label, float `[B, T]`, in nats; 0 where there is none."""
+        batch = self._inputs(batch)
         logits, labels = self(batch["input_ids"], batch.get("position_ids")), batch["labels"]
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
         return -losses.view_as(labels)
@@ -191,7 +192,7 @@ class DistillationModule(pl.LightningModule):
         """Start the clock of tokens a second."""
         self._speed.mark()
 
-    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""
         seed_batch(self.seed, self.trainer)
 
@@ -205,13 +206,12 @@ class DistillationModule(pl.LightningModule):
         self.log("train/loss", means.pop("loss"), prog_bar=True)
         if is_logged(self.trainer, self._total_steps):  # the norm costs a pass over all gradients
             means["grad_norm"] = total_norm(gradients)
-            means["lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
-            means["tokens"] = self._num_tokens
+            means |= {"lr": torch.tensor(optimizer.param_groups[0]["lr"]), "tokens": self._num_tokens}
             self.log_dict({f"train/{name}": value for name, value in means.items()})
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the speed."""
-        num_tokens = batch["input_ids"].numel() * self.trainer.world_size
+        num_tokens = self._inputs(batch)["input_ids"].numel() * self.trainer.world_size
         self.log("train/tokens_per_second", torch.tensor(self._speed.tokens_per_second(num_tokens)), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -282,19 +282,18 @@ class DistillationModule(pl.LightningModule):
     ) -> Terms:
         """Compare on a batch; its number tells it from all others, so that it has random draws of its own."""
         progress = Progress(self.global_step, self._total_steps, (self.seed, number, self.global_rank))
-        documents = batch.get("document_ids")
+        labels, documents = batch["labels"], batch.get("document_ids")
 
         def compare(hidden: Tensor, head: Head) -> dict[str, Any]:
-            labels = batch["labels"]
             return vars(self.objective(hidden, head, labels, targets, kd_weight, progress, documents, observed))
 
         values, router_loss = self._student.compute(compare, batch["input_ids"], batch.get("position_ids"))
         terms = Terms(**values)
         return terms if router_loss is None else terms.balanced(router_loss, self._student.router_coefficient)
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str, batch_idx: int) -> None:
+    def _evaluate(self, batch: Any, stage: str, batch_idx: int) -> None:
+        batch = self._inputs(batch)
         targets = (self.val_teacher or self.teacher)(batch)
-        terms = self._terms(batch, targets, 0.0, batch_idx)
-        for name, metric in self.evaluation.update(terms).items():
+        for name, metric in self.evaluation.update(self._terms(batch, targets, 0.0, batch_idx)).items():
             shown = (stage, name) == ("val", "lm_loss")
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=shown)

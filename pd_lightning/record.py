@@ -49,6 +49,8 @@ class Recorder(pl.LightningModule):
         tokenizer: Folder or hub name of the tokenizer of the data; TokenBlocks know theirs.
         upload_to: Address in object storage that the store moves to chunk by chunk, `s3://bucket/store` say; then
             output_dir holds little more than the chunks at hand.
+        batch_map: For data other than TokenBlocks whose batches are in a layout of their own: gives a dictionary of
+            `input_ids`, and maybe `labels`, for a batch.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Recorder(pl.LightningModule):
         upload_to: str | None = None,
         sampling: Sampling | None = None,
         kl_budget: float | None = None,
+        batch_map: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         if blocks_per_chunk is not None and blocks_per_chunk < 1:
@@ -75,6 +78,7 @@ class Recorder(pl.LightningModule):
         self.blocks_per_chunk = blocks_per_chunk
         self.split_names = splits
         self.tokenizer = tokenizer
+        self.batch_map = batch_map
         self._data: RecordingData | None = None
         self._plan: RecordingPlan | None = None
         self._writer: ChunkWriter | None = None
@@ -88,14 +92,15 @@ class Recorder(pl.LightningModule):
         if datamodule is None:
             raise ValueError("record must have data to run the teacher over, got none. Set data.")
         if not isinstance(datamodule, TokenBlocks):
-            self._data = LoaderData(datamodule, self.split_names, self.tokenizer)
+            self._data = LoaderData(datamodule, self.split_names, self.tokenizer, self.batch_map)
             return
         self._data = FolderData(datamodule, self.split_names)
-        if self.tokenizer is not None:
-            raise ValueError(
-                f"model.tokenizer must be left out with TokenBlocks, which know their own, got {self.tokenizer!r}. "
-                "Remove model.tokenizer."
-            )
+        for name in ("tokenizer", "batch_map"):
+            if (given := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"model.{name} must be left out with TokenBlocks, which know their own, got {given!r}. Remove "
+                    f"model.{name}."
+                )
 
     def prepare_data(self) -> None:
         """Let the data get themselves, on one process of each node."""

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from pd_lightning.data import bpe
 from pd_lightning.data.batch import LABELLED
+from pd_lightning.data.inputs import as_mapping
 from pd_lightning.recording_batches import as_blocks
 from pd_lightning.recording_data import RecordingData, Share
 from pd_lightning.store.manifest import TokenizerInfo, tokenizer_digest
@@ -33,6 +34,7 @@ class LoaderData(RecordingData):
         data: The data, whose batches `recording_batches.as_blocks` describes.
         splits: Names of the splits to record, `train` and `val`; a validation split that does not exist is left out.
         tokenizer: Folder or hub name of the tokenizer; by default the `tokenizer_dir` of the data.
+        batch_map: Gives such a batch for one of data that have others.
 
     Raises:
         ValueError: If no tokenizer is named, or there is no loader for a split.
@@ -40,7 +42,13 @@ class LoaderData(RecordingData):
 
     document_attention = "full"
 
-    def __init__(self, data: pl.LightningDataModule, splits: tuple[str, ...], tokenizer: str | None) -> None:
+    def __init__(
+        self,
+        data: pl.LightningDataModule,
+        splits: tuple[str, ...],
+        tokenizer: str | None,
+        batch_map: Callable[[Any], Any] | None = None,
+    ) -> None:
         name = tokenizer or getattr(data, "tokenizer_dir", None)
         if name is None:
             raise ValueError(
@@ -54,6 +62,7 @@ class LoaderData(RecordingData):
                 f"to some of {', '.join(loaders) or 'train and val, and give the data a train_dataloader'}."
             )
         self._data = data
+        self._map = batch_map or as_mapping
         self._firsts: dict[str, Any] = {}
         self.num_blocks = {split: None for split in splits if split in loaders}
         self._copy = tempfile.TemporaryDirectory(prefix="pd-lightning-")
@@ -96,7 +105,7 @@ class LoaderData(RecordingData):
         """The batches of a rank's chunks."""
         wanted = _Wanted(share, self.batch_sizes[split], split)
         loader = self._loader(split)
-        pairs = wanted.of_samples(loader) if _has_batch_sampler(loader) else wanted.of_batches(loader)
+        pairs = wanted.of_samples(loader) if _has_batch_sampler(loader) else wanted.of_batches(loader, self._map)
         for start, batch in pairs:
             blocks = self._as_blocks(batch)
             first = self._firsts[split]
@@ -123,7 +132,7 @@ class LoaderData(RecordingData):
         return self._as_blocks(batch)
 
     def _as_blocks(self, batch: Any) -> dict[str, Tensor]:
-        return as_blocks(batch, self.vocab_size, self.tokenizer.eos_token_id)
+        return as_blocks(self._map(batch), self.vocab_size, self.tokenizer.eos_token_id)
 
     def _loader(self, split: str) -> Iterable[Any]:
         loader = getattr(self._data, f"{split}_dataloader")()
@@ -161,10 +170,10 @@ class _Wanted:
         for batch in _with(loader, indices()):
             yield starts.popleft(), batch
 
-    def of_batches(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    def of_batches(self, loader: Iterable[Any], batch_map: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
         """Load all batches, and skip those not wanted."""
         for batch in loader:
-            start = self._count(len(batch["input_ids"]))
+            start = self._count(len(as_mapping(batch_map(batch))["input_ids"]))
             if self._share.wants(start):
                 yield start, batch
 

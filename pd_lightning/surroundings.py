@@ -56,35 +56,52 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         ValueError: If the data's ids or blocks don't fit into the student, or it can't keep to one document where it
             must.
     """
-    device, mesh = trainer.strategy.root_device, getattr(trainer.strategy, "device_mesh", None)
     manifest = _manifest(trainer)
-    if manifest is None:
-        return Surroundings(device, student.vocab_size, device_mesh=mesh)
+    found = surroundings_of(trainer, student.vocab_size)
+    if manifest is None or found.block_size is None:
+        return found
+    if getattr(_datamodule(trainer), "layout", None) is not None:
+        raise ValueError(
+            "A DistillationModule must be given batches as they are, got a batch_map. Remove data.init_args.batch_map."
+        )
     num_ids = manifest.tokenizer_vocab_size or manifest.vocab_size
     if student.vocab_size is not None and num_ids > student.vocab_size:
         raise ValueError(
             f"The student's vocabulary must hold every id of the data, got {student.vocab_size} for {num_ids} ids. Set "
             f"model.student.init_args.config.vocab_size to {manifest.vocab_size}, or leave it out."
         )
-    block_size = max(manifest.block_size, _datamodule(trainer).block_size)
-    if student.context_length is not None and block_size > student.context_length:
+    if student.context_length is not None and found.block_size > student.context_length:
         raise ValueError(
-            f"A block must fit into the student's context, got {block_size} positions for "
+            f"A block must fit into the student's context, got {found.block_size} positions for "
             f"{student.context_length}. Set model.student.init_args.config.max_position_embeddings to at least "
-            f"{block_size}, or run `pd-lightning tokenize` with a smaller block_size."
+            f"{found.block_size}, or run `pd-lightning tokenize` with a smaller block_size."
         )
     if manifest.document_attention == "isolated":
         student.check_isolation("student")
+    return found
+
+
+def surroundings_of(trainer: pl.Trainer, vocab_size: int | None) -> Surroundings:
+    """Find out what a teacher has to fit to.
+
+    Args:
+        trainer: Tells of device and data.
+        vocab_size: Width of the student's logits, where it is known.
+    """
+    device, mesh = trainer.strategy.root_device, getattr(trainer.strategy, "device_mesh", None)
+    manifest = _manifest(trainer)
+    if manifest is None:
+        return Surroundings(device, vocab_size, device_mesh=mesh)
     return Surroundings(
         device=device,
-        vocab_size=student.vocab_size,
+        vocab_size=vocab_size,
         data_kind=_datamodule(trainer).kind,
         data_vocab_size=manifest.vocab_size,
         columns=manifest.columns,
         selection=_selection(manifest.selection),
         tokenizer_vocab_size=manifest.tokenizer_vocab_size,
         tokenizer_dir=Path(_datamodule(trainer).tokenizer_dir),
-        block_size=block_size,
+        block_size=max(manifest.block_size, _datamodule(trainer).block_size),
         document_attention=manifest.document_attention,
         device_mesh=mesh,
     )
@@ -101,16 +118,25 @@ def check_trainer(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: For float16, and for strategies that shard the model in a way of their own.
     """
-    if trainer.precision in ("16-mixed", "16-true"):
-        raise ValueError(
-            f"trainer.precision must not be float16, got {trainer.precision}: sums over a batch overflow in it at any "
-            "loss scale. Set trainer.precision to bf16-mixed."
-        )
+    check_precision(trainer)
     strategy = trainer.strategy
     if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)) and not isinstance(strategy, FSDP2Strategy):
         raise ValueError(
             f"trainer.strategy must be one that knows the student, got {type(strategy).__name__}. Set trainer.strategy "
             "to pd_lightning.strategies.FSDP2Strategy to shard it, or to ddp."
+        )
+
+
+def check_precision(trainer: pl.Trainer) -> None:
+    """Refuse a precision that overflows.
+
+    Raises:
+        ValueError: For float16.
+    """
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision must not be float16, got {trainer.precision}: sums over a batch overflow in it at any "
+            "loss scale. Set trainer.precision to bf16-mixed."
         )
 
 

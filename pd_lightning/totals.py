@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pd_lightning.terms import Terms
 
+# What sums over a micro-batch are divided by before Lightning and DDP see them: a power of two, so that multiplying it
+# back costs no bit.
+NOMINAL_TOKENS = 4096
 # Names of the means, by the fields of Terms: over the labelled positions, and over those with targets.
 _PER_TOKEN = {name: name for name in ("loss", "lm_loss", "student_entropy", "top1_accuracy", "router_aux_loss")}
 _PER_TARGET = {

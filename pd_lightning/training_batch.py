@@ -1,6 +1,6 @@
 """What a module in training says of one batch, taken while it says it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pd_lightning.data.batch import LABELLED
+from pd_lightning.data.inputs import as_mapping
 from pd_lightning.heads import Head
 from pd_lightning.recording_batches import KEYS, as_blocks
 from pd_lightning.recording_targets import Encoded
@@ -24,8 +25,7 @@ class TrainingBatch:
     """Takes logits as they come, whole or slice after slice of the positions, and keeps what the selection keeps.
 
     Args:
-        batch: The batch that is about to be trained on, with `input_ids`, int64 `[B, T]`, and maybe `labels`, int64
-            `[B, T]`, shifted already. It is copied: a training step may change it.
+        batch: The batch that is about to be trained on, see `as_blocks`. It is copied: a training step may change it.
         step: Optimizer steps that the module has taken.
         form: What is kept at each position, and how.
         eos_token_id: Stored as the label of a last position that has none.
@@ -36,13 +36,7 @@ class TrainingBatch:
     """
 
     def __init__(self, batch: Any, step: int, form: StoreFormat, eos_token_id: int, plain: bool) -> None:
-        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-        if not isinstance(ids, Tensor) or ids.dim() != 2:
-            found = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
-            raise ValueError(
-                f"Batches must be dictionaries with token ids `input_ids` of shape [B, T] to be recorded, got {found}. "
-                "Let the data give them, or leave out LogitsRecorder."
-            )
+        batch = as_mapping(batch)
         given = {key: batch[key] for key in (_PLAIN_KEYS if plain else KEYS) if key in batch}
         self._batch = {key: value.clone() if isinstance(value, Tensor) else value for key, value in given.items()}
         self._labelled = not plain and not {"labels", "attention_mask"}.isdisjoint(given)
@@ -50,7 +44,7 @@ class TrainingBatch:
         self.step = step
         self._form = form
         self._eos_token_id = eos_token_id
-        self._shape = ids.shape
+        self._shape = batch["input_ids"].shape
         self._parts: list[SparseTargets] = []
         self._taken = 0
 

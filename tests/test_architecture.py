@@ -78,6 +78,7 @@ GROUPS = {
     "targets": {"blockwise", "heads", "targets"},
     "report": {"charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
+    "distiller": {"distilled", "distiller", "student_output"},
 }
 # What a room may import, besides itself. Nothing imports `callbacks`: YAML joins them.
 ARROWS = {
@@ -100,6 +101,7 @@ ARROWS = {
     "module": {
         "checkpoints",
         "context",
+        "data",
         "language_model",
         "losses",
         "objective",
@@ -135,8 +137,21 @@ ARROWS = {
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
+    "distiller": {
+        "context",
+        "data",
+        "losses",
+        "module",
+        "objective",
+        "schedules",
+        "targets",
+        "teachers",
+        "transforms",
+        "weightings",
+    },
     "callbacks": {
         "data",
+        "distiller",
         "export",
         "guards",
         "losses",
@@ -146,6 +161,7 @@ ARROWS = {
         "store",
         "targets",
         "teachers",
+        "transforms",
     },
 }
 # Libraries that a room does without.

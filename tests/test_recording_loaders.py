@@ -202,6 +202,11 @@ def unshifted(samples: list[Any]) -> Batch:
     return {"input_ids": input_ids, "labels": input_ids.clone()}
 
 
+def mislabelled(samples: list[Any]) -> Batch:
+    input_ids = without_labels(samples)["input_ids"]
+    return {"input_ids": input_ids, "labels": input_ids.roll(1, 1)}
+
+
 def padded_left(samples: list[Any]) -> Batch:
     batch = without_labels(samples)
     return {**batch, "attention_mask": (torch.arange(17) > 2).expand_as(batch["input_ids"]).long()}
@@ -234,8 +239,21 @@ def large_ids(samples: list[Any]) -> Batch:
     return {"input_ids": without_labels(samples)["input_ids"] + 1000}
 
 
-def tensors(samples: list[Any]) -> Any:
+def token_ids(samples: list[Any]) -> Any:
     return without_labels(samples)["input_ids"]
+
+
+def pairs(samples: list[Any]) -> Any:
+    input_ids = without_labels(samples)["input_ids"]
+    return input_ids[:, :-1], input_ids[:, 1:]
+
+
+def under_other_names(samples: list[Any]) -> Any:
+    return {"tokens": without_labels(samples)["input_ids"], "weights": torch.ones(len(samples))}
+
+
+def floats(samples: list[Any]) -> Any:
+    return without_labels(samples)["input_ids"].float()
 
 
 def ever_longer(samples: list[Any], lengths: Any = iter(range(4, 17))) -> Batch:  # noqa: B008
@@ -248,16 +266,44 @@ def without_order(samples: list[Any], generator: Any = torch.Generator().manual_
 
 
 @pytest.mark.parametrize(
+    ("collate_fn", "batch_map"),
+    [
+        (token_ids, None),
+        (pairs, None),
+        (unshifted, None),
+        (under_other_names, lambda batch: batch["tokens"]),
+        (under_other_names, lambda batch: (batch["tokens"][:, :-1], batch["tokens"][:, 1:])),
+    ],
+)
+@pytest.mark.parametrize("kind", [Project, StreamingProject])
+def test_batches_in_layouts_of_their_own(
+    kind: type[Project], collate_fn: Any, batch_map: Any, blocks: Path, teacher_dir: Path, tmp_path: Path
+) -> None:
+    record(Project(blocks), tmp_path / "plain", teacher_dir)
+    record(kind(blocks, collate_fn), tmp_path / "other", teacher_dir, batch_map=batch_map)
+    plain, other = (BlockReader(tmp_path / name, "train") for name in ("plain", "other"))
+    assert len(plain) == len(other) == 22
+    for index in range(22):
+        assert all(np.array_equal(value, other[index][name]) for name, value in plain[index].items())
+
+
+def test_token_blocks_have_a_layout_of_their_own(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.batch_map must be left out with TokenBlocks"):
+        record(TokenBlocks(str(blocks)), tmp_path / "store", teacher_dir, batch_map=lambda batch: batch)
+
+
+@pytest.mark.parametrize(
     ("collate_fn", "message"),
     [
-        (unshifted, r"labels must be the next tokens.*got those of the same positions, as Hugging Face models shift"),
         (padded_left, r"Padding must be on the right.*Set padding_side to right"),
         (documents_apart, r"must be attended to as a whole, got position_ids.*--document_attention isolated"),
         (masked_apart, r"must be attended to as a whole, got an attention_mask \[4, 1, 17, 17\]\. Run"),
         (flattened, r"must be attended to as a whole, got cu_seqlens\. Run .*--document_attention isolated"),
         (of_segments, r"must be attended to as a whole, got segment_ids\. Run"),
         (large_ids, r"input_ids must lie in \[0, 300\), got \[1\d\d\d, 1\d\d\d\]\. Set model\.tokenizer"),
-        (tensors, r"dictionary with token ids `input_ids` of shape \[B, T\], got Tensor"),
+        (floats, r"must have token ids `input_ids` of shape \[B, T\], got Tensor\. Set batch_map to a function"),
+        (under_other_names, r"must have token ids `input_ids` of shape \[B, T\], got a mapping of tokens, weights"),
+        (mislabelled, r"labels must be the next tokens.*or those of the same positions, got others\. Correct them"),
         (ever_longer, r"train_dataloader must give blocks of one length.*Cut or pad"),
         (without_order, r"train_dataloader must give the same batches in the same order.*Turn its shuffling off"),
     ],

@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from pd_lightning.data import resume
 from pd_lightning.data.batch import BlockDataset, MixedDataset, collate
+from pd_lightning.data.layout import BatchMap, OwnLayout
 from pd_lightning.data.limit import Limit
 from pd_lightning.data.loader import BlockLoader, leave_signals_to_the_trainer
 from pd_lightning.data.mix import MixedIn, check_mixture, chosen_blocks, in_common
@@ -60,6 +61,8 @@ class TokenBlocks(LightningDataModule):
         cache_gb: What they may take there for each folder, in GB: those used least recently go first. Those of the
             last minute stay, and each process has up to 4 open, which take disk until it opens others.
         train_fraction: Use only this share of the training blocks, the first ones.
+        batch_map: Gives a batch in your project's layout for one of ours, see `collate`, as
+            `pd_lightning.data.layout.as_next_tokens` does, for a LightningModule of your own.
 
     Raises:
         ValueError: A number is out of range.
@@ -84,8 +87,10 @@ class TokenBlocks(LightningDataModule):
         cache_dir: str = "~/.cache/pd-lightning",
         cache_gb: float = 100.0,
         train_fraction: float = 1.0,
+        batch_map: BatchMap | None = None,
     ) -> None:
         super().__init__()
+        self.layout = None if batch_map is None else OwnLayout(batch_map, self)
         self._addresses = (path, path if val_path is None else val_path)
         self._files = Folders(Path(cache_dir), _at_least(0, "cache_gb", cache_gb))
         self.batch_size = _at_least(1, "batch_size", batch_size)

@@ -514,7 +514,10 @@ def test_ranks_record_their_shares(tmp_path: Path, tiny: Any, blocks: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"module": "inner.hat"}, r"must name a submodule of Plain, got 'inner.hat'\. .* begins with one of inner"),
+        (
+            {"module": "inner.hat"},
+            r"must name a submodule of Plain, got 'inner.hat'\. There are inner.head, inner",
+        ),
         ({}, "must know where the logits of Plain are, got neither module nor output"),
         ({"output": "logits"}, r"the logits as 'logits', got \['loss', 'predicted'\]"),
         ({"module": "inner"}, r"must be logits of each of the batch's 64 positions, got 0"),
@@ -533,11 +536,12 @@ def test_logits_that_are_not_there(
 def test_batches_that_no_store_can_hold(tmp_path: Path, plain: Plain, blocks: Path) -> None:
     class Shifted(Texts):
         def train_dataloader(self) -> Any:
-            rows = [{"input_ids": torch.from_numpy(block), "labels": torch.from_numpy(block)} for block in self.tokens]
+            tokens = [torch.from_numpy(block) for block in self.tokens]
+            rows = [{"input_ids": block, "labels": block.roll(2)} for block in tokens]
             return torch.utils.data.DataLoader(rows, batch_size=4)
 
     late = recorder(tmp_path / "store", module="inner.head", tokenizer=str(blocks / "tokenizer"), start_step=50)
-    with pytest.raises(ValueError, match=r"labels must be the next tokens, .* got those of the same positions"):
+    with pytest.raises(ValueError, match=r"labels must be the next tokens, .* those of the same positions, got others"):
         fit(plain, Shifted(blocks, labels=True), late)
 
 
