@@ -5,13 +5,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from pd_lightning import pretrained
+from pd_lightning.data import TokenBlocks
+from pd_lightning.export import export
 from pd_lightning.language_model import build_causal_lm
+from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent, PrunedStudent
 from pd_lightning.teachers import FrozenTeacher, Surroundings
 
@@ -140,6 +145,19 @@ def test_teachers_and_pruned_students_read_them_too(folder: Path, source: Any, b
     student = PrunedStudent(str(folder), layers=[1], gguf_file="F32.gguf").build({})
     assert torch.equal(student.model.model.layers[0].mlp.up_proj.weight, source.model.layers[1].mlp.up_proj.weight)
     assert (student.config() or {})["num_hidden_layers"] == 1
+
+
+def test_a_student_from_a_gguf_file_is_trained_and_exported(folder: Path, blocks: Path, tmp_path: Path) -> None:
+    module = DistillationModule(HFStudent(model=str(folder), gguf_file="Q8_0.gguf"))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=2, enable_checkpointing=False, **quiet)
+    trainer.fit(module, TokenBlocks(str(blocks), batch_size=2))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    export(str(tmp_path / "last.ckpt"), str(tmp_path / "out"))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits(exported), logits(module.student))
+    before = HFStudent(model=str(folder), gguf_file="Q8_0.gguf").build({})
+    assert not torch.equal(logits(before), logits(module.student))
 
 
 def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
