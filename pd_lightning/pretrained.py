@@ -1,5 +1,6 @@
 """Pretrained models as transformers keeps them, safetensors, or as llama.cpp does, GGUF. Neither can run code."""
 
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
 
     Raises:
         FileNotFoundError: If there is no such model, or file in its folder.
-        ValueError: If a package is missing that GGUF files need.
+        ValueError: If a package is missing that GGUF files need, or transformers can't read the file.
     """
     if gguf_file is None:
         return load_causal_lm(name, dtype, key, **options)
@@ -37,7 +38,14 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
             f"gguf_file must name a file in {name}, got {gguf_file!r}, which is not there. Set "
             f"{key.rpartition('.')[0]}.gguf_file."
         )
-    model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
+    try:
+        model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
+    except (RuntimeError, KeyError, NotImplementedError, IndexError, struct.error) as error:
+        raise ValueError(
+            f"gguf_file must hold a model that transformers can read, got {gguf_file!r} ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0].rstrip('.')}). Set {key.rpartition('.')[0]}.gguf_file to another, or "
+            "leave it out for the model's safetensors."
+        ) from error
     # Its weights are plain ones now; what says otherwise would go into checkpoints and exports.
     vars(model.config).pop("quantization_config", None)
     return model  # type: ignore[no-any-return]

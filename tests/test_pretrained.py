@@ -167,6 +167,12 @@ def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match=r"gguf_file must name a file of a pretrained model, got 'F32\.gguf' without a"
     ):
         HFStudent(config={"model_type": "llama"}, gguf_file="F32.gguf")
+    (folder / "torn.gguf").write_bytes((folder / "F32.gguf").read_bytes()[:3000])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"must .*torn\.gguf.*Set model\.student\.init_args\."):
+        HFStudent(model=str(folder), gguf_file="torn.gguf").build({})
+    (folder / "text.gguf").write_text("no model")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"must .*text\.gguf.*Set model\.student\.init_args\."):
+        HFStudent(model=str(folder), gguf_file="text.gguf").build({})
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"got no gguf and no accelerate\. Install .*model\.teacher\.init_args\.gg"):
         FrozenTeacher(str(folder), gguf_file="F32.gguf").setup(Surroundings(torch.device("cpu")))
