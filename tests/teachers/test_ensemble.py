@@ -203,6 +203,22 @@ def test_recorded_or_live_it_trains_alike(tmp_path: Path, teacher_dir: Path, sec
     assert again["worst"]["logprobs"]["difference"] < 1e-4
 
 
+def test_no_logits_of_all_positions_are_made(
+    teacher_dir: Path, second_dir: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    head = FrozenTeacher._head
+    monkeypatch.setattr(FrozenTeacher, "_head", lambda self, hidden: seen.append(len(hidden)) or head(self, hidden))
+    teachers: Any = {"one": FrozenTeacher(str(teacher_dir)), "other": FrozenTeacher(str(second_dir))}
+    config = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    student = HFStudent(config={**config, "num_attention_heads": 2})
+    module = DistillationModule(student, TeacherEnsemble(teachers), kd_weight=0.5, chunk_size=7)
+    fitting = {"enable_checkpointing": False, "enable_model_summary": False, "max_steps": 1, "limit_val_batches": 0}
+    quiet(**fitting).fit(module, TokenBlocks(str(blocks), batch_size=4))
+    assert max(seen) == 7
+    assert sum(seen) == 2 * 4 * 16, "each teacher says each position once"
+
+
 @pytest.mark.slow
 def test_two_ranks_record_what_one_does(tmp_path: Path, teacher_dir: Path, second_dir: Path, blocks: Path) -> None:
     """Both teachers spread over the ranks by FSDP2, in processes of their own."""
