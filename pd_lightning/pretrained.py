@@ -39,16 +39,13 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
             f"{key.rpartition('.')[0]}.gguf_file."
         )
     try:
-        model: Any = load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
+        return load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
     except (RuntimeError, KeyError, NotImplementedError, IndexError, struct.error) as error:
         raise ValueError(
             f"gguf_file must hold a model that transformers can read, got {gguf_file!r} ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0].rstrip('.')}). Set {key.rpartition('.')[0]}.gguf_file to another, or "
             "leave it out for the model's safetensors."
         ) from error
-    # Its weights are plain ones now; what says otherwise would go into checkpoints and exports.
-    vars(model.config).pop("quantization_config", None)
-    return model  # type: ignore[no-any-return]
 
 
 def _dense() -> dict[str, Any]:

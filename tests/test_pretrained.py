@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -145,6 +146,72 @@ def test_teachers_and_pruned_students_read_them_too(folder: Path, source: Any, b
     student = PrunedStudent(str(folder), layers=[1], gguf_file="F32.gguf").build({})
     assert torch.equal(student.model.model.layers[0].mlp.up_proj.weight, source.model.layers[1].mlp.up_proj.weight)
     assert (student.config() or {})["num_hidden_layers"] == 1
+
+
+LFM2 = [
+    ("model.layers.", "blk."),
+    ("model.embed_tokens.", "token_embd."),
+    ("model.embedding_norm.", "token_embd_norm."),
+    ("lm_head.", "output."),
+    ("operator_norm", "attn_norm"),
+    ("feed_forward.w1", "ffn_gate"),
+    ("feed_forward.w2", "ffn_down"),
+    ("feed_forward.w3", "ffn_up"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.out_proj", "attn_output"),
+    ("self_attn.q_layernorm", "attn_q_norm"),
+    ("self_attn.k_layernorm", "attn_k_norm"),
+    (".conv.", ".shortconv."),
+]
+
+
+def test_weights_that_transformers_would_leave_packed_are_dense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LFM2 is among those that newer versions run in GGUF's own blocks, if they are not told otherwise."""
+    if not hasattr(transformers, "GgufConfig"):
+        pytest.skip("this version of transformers makes all dense")
+    monkeypatch.setattr("transformers.quantizers.quantizer_gguf.get_gguf_kernel", None)  # which come from the hub
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    kinds = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "initializer_range": 0.1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    model: Any = build_causal_lm({"model_type": "lfm2", **sizes, **kinds, **heads}).eval()
+    writer = gguf.GGUFWriter(str(tmp_path / "lfm2.gguf"), "lfm2")
+    writer.add_context_length(64)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv([0, 2])
+    writer.add_layer_norm_rms_eps(model.config.norm_eps)
+    writer.add_rope_freq_base(model.config.rope_parameters["rope_theta"])
+    writer.add_uint32("lfm2.shortconv.l_cache", model.config.conv_L_cache)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"t{number}" for number in range(300)])
+    for name, tensor in model.state_dict().items():
+        there = name
+        for ours, theirs in LFM2:
+            there = there.replace(ours, theirs)
+        weight = tensor.numpy().squeeze(1) if there.endswith("shortconv.conv.weight") else tensor.numpy()
+        packed = weight.ndim == 2 and weight.shape[1] % 32 == 0
+        form = gguf.GGMLQuantizationType["Q8_0" if packed else "F32"]
+        writer.add_tensor(there, gguf.quants.quantize(weight, form), raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    student = HFStudent(model=str(tmp_path), gguf_file="lfm2.gguf").build({})
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in student.parameters())
+    assert 0 < float((logits(student) - logits(model)).abs().max()) < 0.15
+    config = student.config() or {}
+    assert "quantization_config" not in config
+    config.pop("transformers_version")
+    again = build_causal_lm(config)
+    again.load_state_dict(student.model.state_dict())
+    assert torch.equal(logits(again), logits(student))
 
 
 def test_a_student_from_a_gguf_file_is_trained_and_exported(folder: Path, blocks: Path, tmp_path: Path) -> None:
