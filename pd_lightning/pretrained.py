@@ -41,10 +41,10 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
     try:
         return load_causal_lm(name, dtype, key, gguf_file=gguf_file, **_dense(), **options)
     except (RuntimeError, KeyError, NotImplementedError, IndexError, struct.error) as error:
+        reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]).rstrip(".")
         raise ValueError(
-            f"gguf_file must hold a model that transformers can read, got {gguf_file!r} ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0].rstrip('.')}). Set {key.rpartition('.')[0]}.gguf_file to another, or "
-            "leave it out for the model's safetensors."
+            f"gguf_file must hold a model that transformers can read, got {gguf_file!r} ({reason}). Set "
+            f"{key.rpartition('.')[0]}.gguf_file to another, or leave it out for the model's safetensors."
         ) from error
 
 
