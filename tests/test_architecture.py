@@ -34,7 +34,7 @@ GROUPS = {
         "unfinished_step",
     },
     "checkpoints": {"checkpoints", "sealing", "sharded_checkpoints"},
-    "language_model": {"architectures", "isolation", "language_model", "layers", "router_loss"},
+    "language_model": {"architectures", "isolation", "language_model", "layers", "pretrained", "router_loss"},
     "module": {
         "checkpoint_state",
         "draws",
