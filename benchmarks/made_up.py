@@ -67,7 +67,7 @@ def write_blocks(folder: Path, num_blocks: int, block_size: int, vocab_size: int
     left = num_blocks * block_size + 1
     while left > 0:
         length = min(_DOCUMENT, left) - 1
-        writer.add("", ((vocab_size ** rng.random(length)).astype(np.int64) - 1).tolist())
+        writer.add((vocab_size ** rng.random(length)).astype(np.int64) - 1, 0)
         left -= length + 1
     info = TokenizerInfo(tokenizer_digest(folder), eos, vocab_size=vocab_size)
     chunks.finish(folder, Manifest("blocks", block_size, vocab_size, info, {"train": writer.close()}))

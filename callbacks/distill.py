@@ -170,8 +170,11 @@ class Distill(pl.Callback):
         if self._handle is None:
             source: nn.Module = submodule(pl_module, self.logits_from, "logits_from of Distill")
             seen = self._seen
-            # As plain as can be: where the module is compiled, this is a part of the graph.
-            self._handle = source.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            # As plain as can be: where the module is compiled, this is a part of the graph. Who calls the module
+            # outside of its steps, Evaluation say, is not seen, or what it makes would stay.
+            self._handle = source.register_forward_hook(
+                lambda module, inputs, output: seen.append(output) if self._within else None
+            )
             # What was compiled before, of another module of this class say, knows nothing of the hook.
             torch._dynamo.reset()
 

@@ -10,16 +10,22 @@ def manifest_of(trainer: pl.Trainer) -> Manifest | None:
     return getattr(getattr(trainer, "datamodule", None), "manifest", None)
 
 
-def tokenizer_of(trainer: pl.Trainer, given: str | None) -> str:
+def tokenizer_of(trainer: pl.Trainer, given: str | None, who: str = "LogitsRecorder") -> str:
     """Folder or hub name of the tokenizer, as given or as the data know it.
 
     Raises:
         ValueError: If neither tells.
     """
-    name = given or getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
+    name = given or tokenizer_dir(trainer)
     if name is None:
         raise ValueError(
-            "LogitsRecorder must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
+            f"{who} must know the tokenizer of the data, got none. Set its tokenizer to a folder or hub name, "
             "or give the data an attribute tokenizer_dir."
         )
-    return str(name)
+    return name
+
+
+def tokenizer_dir(trainer: pl.Trainer) -> str | None:
+    """Folder of the tokenizer, where the data know it."""
+    found = getattr(getattr(trainer, "datamodule", None), "tokenizer_dir", None)
+    return None if found is None else str(found)

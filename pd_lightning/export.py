@@ -1,7 +1,7 @@
 """Export: from a checkpoint to a folder that other tools load."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from pd_lightning.model_card import model_card
 from pd_lightning.redaction import refuse_redacted
 from pd_lightning.store.durable import temporary_beside
 
-_PREFIX = "student.model."
+PREFIX = "student.model."  # of the student's weights in a checkpoint
 _WEIGHTS = "model.safetensors"
 _RECIPE = "student.yaml"
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".yaml", ".md", ".txt", ".model")
@@ -41,22 +41,47 @@ def export(
         FileNotFoundError: If the checkpoint, or its tokenizer, is not there.
         ValueError: If it is no checkpoint of a distilled student, or output_dir exists.
     """
+    config = Path(ckpt_path).parent.parent / "config.yaml"
+    write_export(read_checkpoint(ckpt_path), Path(output_dir), config, tokenizer, dtype, overwrite)
+    print(f"Exported {ckpt_path} to {output_dir}")
+
+
+def write_export(
+    checkpoint: Mapping[str, Any],
+    output_dir: Path,
+    config: Path,
+    tokenizer: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    overwrite: bool = False,
+) -> None:
+    """Write the student of a checkpoint that is in memory, whole or not at all.
+
+    Args:
+        checkpoint: With `state_dict`, `global_step` and `pd_lightning`, as of DistillationModule.
+        output_dir: As of `export`.
+        config: The run's config.yaml: of a student that is no Hugging Face model it tells the class.
+        tokenizer: As of `export`.
+        dtype: As of `export`.
+        overwrite: As of `export`.
+
+    Raises:
+        FileNotFoundError: If the tokenizer, or the config that is needed, is not there.
+        ValueError: If output_dir exists.
+    """
     import torch
 
-    checkpoint = read_checkpoint(ckpt_path)
     state = {
-        name.removeprefix(_PREFIX): tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        name.removeprefix(PREFIX): tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_PREFIX)
+        if name.startswith(PREFIX)
     }
-    with _whole_folder(Path(output_dir), overwrite) as folder:
+    with _whole_folder(output_dir, overwrite) as folder:
         if checkpoint["pd_lightning"]["student_config"] is not None:
             _export_hf(checkpoint, state, dtype, folder)
         else:
-            _export_module(Path(ckpt_path), state, folder)
+            _export_module(config, state, folder)
         _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
-        (folder / "README.md").write_text(model_card(checkpoint, Path(output_dir).name, dtype), encoding="utf-8")
-    print(f"Exported {ckpt_path} to {output_dir}")
+        (folder / "README.md").write_text(model_card(checkpoint, output_dir.name, dtype), encoding="utf-8")
 
 
 def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
@@ -114,7 +139,7 @@ def _whole_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         raise ValueError(
             f"output_dir must not exist yet, got {str(folder)!r}. Set another --output_dir, or --overwrite true."
         )
-    if folder.exists() and not _is_export(folder):
+    if folder.exists() and not is_export(folder):
         raise ValueError(
             f"--overwrite must find an earlier export, got {str(folder)!r}, which holds other things. Set another "
             "--output_dir."
@@ -131,7 +156,7 @@ def _whole_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_export(folder: Path) -> bool:
+def is_export(folder: Path) -> bool:
     """Whether a folder holds what an export holds and nothing else, so that replacing it loses nothing."""
     names = {path.name for path in folder.iterdir()}
     config = "config.json" in names or _RECIPE in names
@@ -139,7 +164,7 @@ def _is_export(folder: Path) -> bool:
     return not names or (config and "README.md" in names and flat)
 
 
-def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, folder: Path) -> None:
+def _export_hf(checkpoint: Mapping[str, Any], state: dict[str, Any], dtype: str, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -152,12 +177,11 @@ def _export_hf(checkpoint: dict[str, Any], state: dict[str, Any], dtype: str, fo
     model.save_pretrained(folder)
 
 
-def _export_module(ckpt_path: Path, state: dict[str, Any], folder: Path) -> None:
+def _export_module(config_path: Path, state: dict[str, Any], folder: Path) -> None:
     """Write safetensors, and beside them how to make the module: its class_path and init_args."""
     import yaml
     from safetensors.torch import save_model
 
-    config_path = ckpt_path.parent.parent / "config.yaml"
     if not config_path.is_file():
         raise FileNotFoundError(
             f"The run's config.yaml must tell the student's class, got none at {config_path}. Leave the checkpoint in "

@@ -1,16 +1,17 @@
 """The model card of an exported student: how it was trained, in a page."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pd_lightning.version import __version__
 
 
-def model_card(checkpoint: dict[str, Any], name: str, dtype: str) -> str:
+def model_card(checkpoint: Mapping[str, Any], name: str, dtype: str) -> str:
     """Write the card in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-        checkpoint: The checkpoint that was exported.
+        checkpoint: The checkpoint that was exported; what is None in it is not known, and left out.
         name: Name of the model.
         dtype: Data type of its weights.
 
@@ -23,14 +24,15 @@ def model_card(checkpoint: dict[str, Any], name: str, dtype: str) -> str:
         "architecture": config.get("model_type", "see student.yaml"),
         "vocabulary": config.get("vocab_size"),
         "weights": dtype,
-        "teacher": _teacher(teacher),
-        "training tokens": f"{state['num_tokens']:,}",
+        "teacher": None if teacher is None else _teacher(teacher),
+        "training tokens": None if state["num_tokens"] is None else f"{state['num_tokens']:,}",
         "optimizer steps": f"{checkpoint['global_step']:,}",
         "seed": state["seed"],
         **{metric: f"{value:.4f}" for metric, value in sorted(state["metrics"].items()) if metric.startswith("val/")},
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value is not None)
-    return _CARD.format(name=name, table=table, version=__version__, teacher=json.dumps(teacher, indent=2))
+    described = "" if teacher is None else f"\n```json\n{json.dumps(teacher, indent=2)}\n```\n"
+    return _CARD.format(name=name, table=table, version=__version__, teacher=described)
 
 
 def _teacher(teacher: dict[str, Any]) -> str:
@@ -53,8 +55,4 @@ A language model pre-trained with pd-lightning {version}.
 {table}
 
 Losses are in nats per token.
-
-```json
-{teacher}
-```
-"""
+{teacher}"""

@@ -17,7 +17,6 @@ from pd_lightning.checkpoint_state import checkpoint_state
 from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.data.inputs import BatchInputs
 from pd_lightning.draws import batches_processed, seed_batch
-from pd_lightning.evaluation import Evaluation
 from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.losses import Loss
@@ -33,6 +32,7 @@ from pd_lightning.optimization import (
 )
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_schedules
 from pd_lightning.speed import Speed
+from pd_lightning.split_means import SplitMeans
 from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.students import Student
 from pd_lightning.surroundings import (
@@ -102,7 +102,7 @@ class DistillationModule(pl.LightningModule):
         self.kd_weight = as_schedule(0.9 if kd_weight is None else kd_weight)
         self.lr = as_schedule(WSD(6e-4) if lr is None else lr)
         self.make_optimizer = optimizer or default_optimizer
-        self.evaluation = Evaluation()
+        self.evaluation = SplitMeans()
         self._inputs = BatchInputs()
         self._totals = Totals()
         self._speed = Speed()

@@ -14,7 +14,7 @@ from pd_lightning.store.manifest import Manifest
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.store.safety import verify_layout
 from pd_lightning.targets import HiddenTargets
-from pd_lightning.teachers import FrozenTeacher, Surroundings
+from pd_lightning.teachers import FrozenTeacher, Surroundings, Teacher, TeacherEnsemble
 
 _Figures = dict[str, Tensor]
 
@@ -65,7 +65,7 @@ def recompute(folder: str | Path, num_blocks: int, teacher: str | None = None, s
     }
 
 
-def _load(manifest: Manifest, folder: str, name: str | None) -> FrozenTeacher:
+def _load(manifest: Manifest, folder: str, name: str | None) -> FrozenTeacher | TeacherEnsemble:
     if manifest.kind != "logits" or manifest.teacher_steps:
         found = "token blocks" if manifest.kind != "logits" else "logits of a teacher that was still training"
         raise ValueError(
@@ -73,13 +73,13 @@ def _load(manifest: Manifest, folder: str, name: str | None) -> FrozenTeacher:
             "out --recompute."
         )
     recorded = manifest.teacher or {}
-    name = name or recorded.get("name")
-    if name is None:
+    if name is None and "name" not in recorded:
         raise ValueError(f"The teacher of {folder} must be named, got a manifest without. Set --teacher.")
-    teacher = FrozenTeacher(name, recorded.get("dtype", "auto"), revision=recorded.get("revision", "main"))
+    teacher = _recorded_teacher(recorded if name is None else {**recorded, "name": name, "teachers": None})
     teacher.setup(
         Surroundings(
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            tokenizer_vocab_size=manifest.tokenizer_vocab_size,
             tokenizer_dir=Path(folder) / "tokenizer",
             block_size=manifest.block_size,
             document_attention=manifest.document_attention,
@@ -93,12 +93,22 @@ def _load(manifest: Manifest, folder: str, name: str | None) -> FrozenTeacher:
     return teacher
 
 
+def _recorded_teacher(described: dict[str, Any]) -> FrozenTeacher | TeacherEnsemble:
+    """Give the teacher that `describe` said this of."""
+    if parts := described.get("teachers"):
+        teachers: dict[str, Teacher] = {name: _recorded_teacher(part) for name, part in parts.items()}
+        return TeacherEnsemble(teachers, described["weights"], described["mean"])
+    options = {name: described[name] for name in ("revision", "gguf_file", "quantization") if name in described}
+    return FrozenTeacher(described["name"], described.get("dtype", "auto"), **options)
+
+
 @torch.no_grad()
-def _compare(dataset: BlockDataset, block: int, teacher: FrozenTeacher) -> _Figures:
+def _compare(dataset: BlockDataset, block: int, teacher: Teacher) -> _Figures:
     """Absolute differences of one block at each position, float `[T]`, by name."""
     item = dataset.block(block)
     batch = collate([item])
     targets = teacher(batch)
+    assert isinstance(targets, HiddenTargets)
     manifest = dataset.reader.manifest
     live = _live(targets, torch.from_numpy(item["block"][1:]), batch["teacher_ids"][0])
     names = [name for name in manifest.columns if name in live]

@@ -115,10 +115,10 @@ def test_trust_remote_code_is_off_by_default() -> None:
     from inspect import signature
 
     from pd_lightning.export import load_student
-    from pd_lightning.students import HFStudent
+    from pd_lightning.students import HFStudent, PrunedStudent
     from pd_lightning.teachers import FrozenTeacher
 
-    for built in (HFStudent, FrozenTeacher, load_student):
+    for built in (HFStudent, PrunedStudent, FrozenTeacher, load_student):
         assert signature(built).parameters["trust_remote_code"].default is False
 
 

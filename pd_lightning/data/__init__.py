@@ -2,21 +2,32 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pd_lightning.data.hugging_face_tokens import HuggingFaceTokens
+from pd_lightning.data.litdata_tokens import LitData
+from pd_lightning.data.megatron import MegatronIndexed
 from pd_lightning.data.mix import MixedIn
+from pd_lightning.data.nano_gpt import NanoGPT
 from pd_lightning.data.sources import HuggingFace, JSONLines, Parquet, Source, StandardLibrary, TextFiles
+from pd_lightning.data.token_sources import Document, TokenSource
 
 if TYPE_CHECKING:
     from pd_lightning.data.blocks import TokenBlocks
 
 __all__ = [
+    "Document",
     "HuggingFace",
+    "HuggingFaceTokens",
     "JSONLines",
+    "LitData",
+    "MegatronIndexed",
     "MixedIn",
+    "NanoGPT",
     "Parquet",
     "Source",
     "StandardLibrary",
     "TextFiles",
     "TokenBlocks",
+    "TokenSource",
 ]
 
 

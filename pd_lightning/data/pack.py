@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def is_validation(text: str, val_fraction: float, seed: int) -> bool:
+def is_validation(content: str | bytes, val_fraction: float, seed: int) -> bool:
     """Whether a document belongs to the validation split: a function of its content alone.
 
     So neither the order of documents nor the number of workers matters, and copies of a document never end up on
     both sides.
 
     Args:
-        text: The document.
+        content: The document: its text, or its token ids as bytes.
         val_fraction: Probability of validation, in [0, 1).
         seed: Another seed draws another split.
     """
-    digest = blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest()
+    data = content if isinstance(content, bytes) else content.encode()
+    digest = blake2b(data, digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest()
     return int.from_bytes(digest, "little") < val_fraction * 2**64
 
 
@@ -58,14 +60,23 @@ class Packer:
     tokens: int = 0
     _held: list[NDArray[np.int64]] = field(default_factory=list)
     _length: int = 0
+    _goes_on: bool = False
 
-    def add(self, text: str, ids: list[int]) -> None:
-        """Appends a document and its end-of-text to the stream."""
-        self.documents += 1
-        self.bytes += len(text.encode())
-        self.tokens += len(ids) + 1
-        self._held.append(np.array([*ids, self.eos_token_id], dtype=np.int64))
-        self._length += len(ids) + 1
+    def add(self, ids: Sequence[int] | NDArray[np.integer[Any]], size: int, ends: bool = True) -> None:
+        """Appends a document and its end-of-text to the stream.
+
+        Args:
+            ids: Its token ids.
+            size: Bytes of its text.
+            ends: Whether it ends here; otherwise what is added next goes on with it.
+        """
+        self.documents += not self._goes_on
+        self._goes_on = not ends
+        self.bytes += size
+        end = [self.eos_token_id] if ends else []
+        self._held.append(np.concatenate([np.asarray(ids, dtype=np.int64), np.array(end, dtype=np.int64)]))
+        self.tokens += len(self._held[-1])
+        self._length += len(self._held[-1])
 
     @property
     def ready(self) -> int:

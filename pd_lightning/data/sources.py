@@ -165,7 +165,7 @@ class Parquet(Source):
         return total
 
     def _files(self) -> Iterator[Any]:
-        pq = _import("pyarrow.parquet", "pyarrow", "pd_lightning.data.Parquet")
+        pq = optional_package("pyarrow.parquet", "pyarrow", "pd_lightning.data.Parquet")
         for path in find_files(self.paths, "source.paths of Parquet"):
             with parquet_file(pq, path, _OTHER_SOURCE) as file:
                 names = file.schema_arrow.names
@@ -193,12 +193,13 @@ class HuggingFace(Source):
         self.field = field
 
     def __iter__(self) -> Iterator[str]:
-        for number, record in enumerate(self._load()):
+        for number, record in enumerate(self.records()):
             if text := _field(record, self.field, f"{self.name}, record {number}"):
                 yield text
 
-    def _load(self) -> Iterable[Any]:
-        datasets = _import("datasets", "datasets", "pd_lightning.data.HuggingFace")
+    def records(self) -> Iterable[Any]:
+        """Gives the records, each a dict."""
+        datasets = optional_package("datasets", "datasets", "pd_lightning.data.HuggingFace")
         folder = Path(self.name)
         try:
             if (folder / "dataset_dict.json").is_file():
@@ -235,7 +236,12 @@ def _known_encoding(name: str) -> str:
     return name
 
 
-def _import(module: str, package: str, user: str) -> Any:
+def optional_package(module: str, package: str, user: str) -> Any:
+    """Import a module of the extra `data`.
+
+    Raises:
+        ModuleNotFoundError: It is missing; names the extra.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError:

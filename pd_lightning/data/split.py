@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pd_lightning.data.pack import Packer
 from pd_lightning.store.chunks import write_chunk
@@ -32,9 +37,9 @@ class SplitWriter:
         self.blocks_per_chunk = blocks_per_chunk or max(1, min(CHUNK_BLOCKS, by_size))
         self.num_blocks = 0
 
-    def add(self, text: str, ids: list[int]) -> None:
-        """Appends a document; writes the chunks that it fills."""
-        self.packer.add(text, ids)
+    def add(self, ids: Sequence[int] | NDArray[np.integer[Any]], size: int, ends: bool = True) -> None:
+        """Appends a document, or a piece of one, see Packer; writes the chunks that it fills."""
+        self.packer.add(ids, size, ends)
         while self.packer.ready >= self.blocks_per_chunk:
             self._write(self.blocks_per_chunk)
 

@@ -27,6 +27,8 @@ from pd_lightning.data.pack import Packer, batched, is_validation
 from pd_lightning.data.room import make_room, remove_mark
 from pd_lightning.data.sources import Source, StandardLibrary
 from pd_lightning.data.split import SplitWriter
+from pd_lightning.data.token_documents import Encoded, encoded_documents
+from pd_lightning.data.token_sources import TokenSource
 from pd_lightning.store import chunks
 from pd_lightning.store.manifest import (
     DOCUMENT_ATTENTION,
@@ -67,11 +69,13 @@ def tokenize(
     Args:
         output_dir: Folder to write: `train/`, `val/`, `tokenizer/` and `manifest.json`.
         source: Where text comes from, by class_path: `pd_lightning.data.TextFiles`, `JSONLines`, `Parquet`,
-            `HuggingFace` or a class of your own. Default: the running Python's standard library source.
-        tokenizer: A Hugging Face tokenizer, by name or folder. Default: train a byte-level BPE on the corpus.
+            `HuggingFace` or a class of your own. Default: the running Python's standard library source. Or token ids
+            that are there already: `LitData`, `MegatronIndexed`, `NanoGPT`, `HuggingFaceTokens`.
+        tokenizer: A Hugging Face tokenizer, by name or folder; of token ids the one that made them. Default: train a
+            byte-level BPE on the corpus.
         vocab_size: Ids of the tokenizer to train, bytes and end-of-text included. Default: 4096.
         block_size: Tokens of a block, which is the longest context a student can be trained with.
-        val_fraction: Share of documents for validation, decided by a hash of each document's text.
+        val_fraction: Share of documents for validation, decided by a hash of each document's text, or token ids.
         eos_token: The token after each document. Default: the tokenizer's own, `<|endoftext|>` for a trained one.
         document_attention: `full` lets a block's documents see the ones before them. `isolated` has teacher and student
             keep to one document: positions begin at 0 in each, and attention never crosses an end-of-text.
@@ -99,7 +103,14 @@ def tokenize(
         "tokenizer_bytes": tokenizer_bytes,
     }
     _check_settings(settings, num_workers)
+    if isinstance(source, TokenSource) and tokenizer is None:
+        raise ValueError(
+            f"tokenizer must be given where the source holds token ids, got none for {source!r}. Set tokenizer to the "
+            "one that made them."
+        )
     settings["source_bytes"] = source.size_hint()
+    if isinstance(source, TokenSource):
+        settings["source_tokens"] = source.num_tokens()
     if tokenizer is None:
         settings["vocab_size"] = vocab_size or 4096
     folder = Path(output_dir)
@@ -142,10 +153,16 @@ def _encode(folder: Path, source: Source, encoder: bpe.Tokenizer, settings: dict
     for name in names:
         packer = Packer(settings["block_size"], encoder.eos_token_id)
         writers[name] = SplitWriter(folder / name, packer, encoder.vocab_size, settings["blocks_per_chunk"])
+    if isinstance(source, TokenSource):
+        expected = settings["source_tokens"]
+        _check_space(folder, expected or 0, encoder.vocab_size, least=1.0)
+        for ids, size, validation, ends in _counted(encoded_documents(source, encoder, settings), expected):
+            writers["val" if validation else "train"].add(ids, size, ends)
+        return {name: writer.close() for name, writer in writers.items()}
     for batch in batched(_documents(source, settings, "Encoding"), BATCH_CHARACTERS):
         encoded = encoder.encode([text for text, _ in batch])
         for (text, validation), ids in zip(batch, encoded, strict=True):
-            writers["val" if validation else "train"].add(text, ids)
+            writers["val" if validation else "train"].add(ids, len(text.encode()))
         if not measured:
             measured, packers = True, [writer.packer for writer in writers.values()]
             tokens, size = (sum(getattr(packer, name) for packer in packers) for name in ("tokens", "bytes"))
@@ -175,6 +192,16 @@ def _documents(
                 clean = data.decode()
                 yield clean, is_validation(clean, settings["val_fraction"], settings["seed"])
                 progress.advance(bar, len(data))
+
+
+def _counted(documents: Iterator[Encoded], expected: int | None) -> Iterator[Encoded]:
+    """The documents as they are; a progress bar counts their tokens."""
+    columns = (BarColumn(), TextColumn("{task.completed:,} tokens"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        bar = progress.add_task("Packing", total=expected)
+        for document in documents:
+            yield document
+            progress.advance(bar, len(document.ids))
 
 
 @contextmanager

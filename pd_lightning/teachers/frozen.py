@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pd_lightning.heads import Head, LinearHead
-from pd_lightning.language_model import LanguageModel, load_causal_lm
+from pd_lightning.language_model import LanguageModel
+from pd_lightning.pretrained import load_pretrained
 from pd_lightning.sharding import shard_frozen
 from pd_lightning.targets import Form, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
+from pd_lightning.teachers.quantization import Quantization, check_torchao, quantize
 from pd_lightning.tokenizers import check_same_tokenizer
 
 
@@ -29,6 +31,9 @@ class FrozenTeacher(Teacher):
             shards (FSDP2Strategy).
         revision: Branch, tag or commit of a model from the hub.
         trust_remote_code: Run model code that comes with the pretrained model. Only for models you trust.
+        gguf_file: Name of a GGUF file in the folder `model`, to read in place of safetensors; its weights become dense.
+        quantization: Keep the weights of linear layers in 8 or 4 bits, by torchao: less memory, and another teacher, as
+            manifests and checkpoints say.
     """
 
     def __init__(
@@ -38,12 +43,17 @@ class FrozenTeacher(Teacher):
         device: str | None = None,
         revision: str = "main",
         trust_remote_code: bool = False,
+        gguf_file: str | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
+        check_torchao(quantization)
         self.name = model if isinstance(model, str) else type(model).__name__
         self.dtype = dtype
         self.device = _known_device(device)
         self.revision = revision
         self.trust_remote_code = trust_remote_code
+        self.gguf_file = gguf_file
+        self.quantization: Quantization | None = quantization
         self._module = None if isinstance(model, str) else model
         self._model: LanguageModel | None = None
         self._student_device = torch.device("cpu")
@@ -81,11 +91,13 @@ class FrozenTeacher(Teacher):
             self._model = LanguageModel(self._load()).eval().requires_grad_(False)
         if mesh is None:
             self._model.to(self.device or surroundings.device)
+        if self.quantization is not None and not loaded:
+            quantize(self._model.model, self.quantization, sharded=mesh is not None)
         # Then its logits can be made where the student's are.
         self._is_here = mesh is None and next(self._model.parameters()).device == surroundings.device
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
-            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir)
+            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir, self.gguf_file)
         self.shared_vocab_size = surroundings.shared_with(self._model.vocab_size)
         context = self._model.context_length
         if context and surroundings.block_size and surroundings.block_size > context:
@@ -133,14 +145,16 @@ class FrozenTeacher(Teacher):
         self.forward_seconds += time.perf_counter() - started
 
     def describe(self) -> dict[str, object]:
-        """Name, revision, width of the logits, data type and a digest of the weights."""
+        """Name, revision, width of the logits, data type, quantization, and a digest of the weights in use."""
         parameter = next(self.model.parameters())
         if self._digest is None:  # frozen: every checkpoint of a run can have the same
             self._digest = _digest(self.model)
+        chosen = {"gguf_file": self.gguf_file, "quantization": self.quantization}
         return {
             "kind": type(self).__name__,
             "name": self.name,
             "revision": self.revision,
+            **{name: value for name, value in chosen.items() if value is not None},
             "vocab_size": self.vocab_size,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
             "dtype": str(parameter.dtype).removeprefix("torch."),
@@ -150,8 +164,9 @@ class FrozenTeacher(Teacher):
     def _load(self) -> nn.Module:
         if self._module is not None:
             return self._module if self.dtype == "auto" else self._module.to(getattr(torch, self.dtype))
-        return load_causal_lm(
+        return load_pretrained(
             self.name,
+            self.gguf_file,
             self.dtype,
             "model.teacher.init_args.model",
             revision=self.revision,
@@ -195,6 +210,16 @@ class _TimedHead(LinearHead):
 def _digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for part in _plain(tensor.detach()):
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+            digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _plain(tensor: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a quantized one is made of; any other is its own."""
+    if type(tensor) is torch.Tensor or not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))

@@ -14,7 +14,7 @@ def test_blocks_are_the_stream_cut(block_size, at_once):
     stream = [token for document in documents for token in [*document, 0]]
     packer, blocks = Packer(block_size, eos_token_id=0), []
     for document in documents:
-        packer.add("é!", document)
+        packer.add(document, 3)
         while packer.ready >= at_once:
             blocks += packer.take(at_once).tolist()
     if packer.ready:
@@ -28,8 +28,18 @@ def test_blocks_are_the_stream_cut(block_size, at_once):
 
 def test_less_than_a_block_is_dropped_whole():
     packer = Packer(10, 0)
-    packer.add("abc", [1, 2, 3])
+    packer.add([1, 2, 3], 3)
     assert (packer.ready, packer.dropped_tokens) == (0, 4)
+
+
+def test_a_document_may_come_in_pieces():
+    whole, pieces = Packer(3, 0), Packer(3, 0)
+    for document in ([1, 2, 3, 4], [5]):
+        whole.add(document, 2)
+    for ids, ends in (([1, 2], False), (np.array([3, 4], dtype=np.uint16), False), ([], True), ([5], True)):
+        pieces.add(ids, 1, ends)
+    assert (pieces.documents, pieces.bytes, pieces.tokens) == (whole.documents, whole.bytes, whole.tokens) == (2, 4, 7)
+    assert pieces.take(2).tolist() == whole.take(2).tolist() == [[1, 2, 3, 4], [4, 0, 5, 0]]
 
 
 def test_the_split_is_a_fair_function_of_the_text():

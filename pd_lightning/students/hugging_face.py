@@ -1,36 +1,15 @@
-"""Students: a Hugging Face causal model, from a configuration or from pretrained weights."""
+"""A Hugging Face causal model as a student, from a configuration or from pretrained weights."""
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pd_lightning.language_model import LanguageModel, build_causal_lm, load_causal_lm
+from pd_lightning.language_model import LanguageModel, build_causal_lm
 from pd_lightning.layers import hf_layers
+from pd_lightning.pretrained import load_pretrained
+from pd_lightning.students.base import Student
 from pd_lightning.tokenizers import check_same_tokenizer
-
-
-class Student(ABC):
-    """Describes a model to be trained. It holds settings alone: weights are made when the Trainer asks for them."""
-
-    @abstractmethod
-    def build(self, defaults: dict[str, Any]) -> LanguageModel:
-        """Make the model.
-
-        Args:
-            defaults: Fields of a configuration that the data knows: `vocab_size`, `eos_token_id`, …
-        """
-
-    def check(self, tokenizer_dir: Path | None) -> None:
-        """Refuse data of another tokenizer than the student knows; one that starts from nothing knows none.
-
-        Args:
-            tokenizer_dir: Folder of the data's tokenizer, or None where the data have none.
-
-        Raises:
-            ValueError: If the tokenizers differ.
-        """
 
 
 class HFStudent(Student):
@@ -51,6 +30,7 @@ class HFStudent(Student):
             exports are the same. The first batch of training and of validation then take a while.
         activation_checkpointing: Keep no activations within layers but compute them again in the backward pass: less
             memory, for about a third more time.
+        gguf_file: Name of a GGUF file in the folder `model`, to start from its weights, made dense.
 
     Raises:
         ValueError: If not exactly one of `config` and `model` is given.
@@ -65,12 +45,18 @@ class HFStudent(Student):
         trust_remote_code: bool = False,
         compile: bool = False,
         activation_checkpointing: bool = False,
+        gguf_file: str | None = None,
     ) -> None:
         if (config is None) == (model is None):
             raise ValueError(
                 "A student must have either a config or a model, got "
                 f"{'neither' if config is None else 'both'}. Set one of model.student.init_args.config and "
                 "model.student.init_args.model."
+            )
+        if gguf_file is not None and model is None:
+            raise ValueError(
+                f"gguf_file must name a file of a pretrained model, got {gguf_file!r} without a model. Set "
+                "model.student.init_args.model to the folder that it is in."
             )
         self.config = config
         self.model = model
@@ -79,6 +65,7 @@ class HFStudent(Student):
         self.trust_remote_code = trust_remote_code
         self.compile = compile
         self.activation_checkpointing = activation_checkpointing
+        self.gguf_file = gguf_file
 
     def check(self, tokenizer_dir: Path | None) -> None:
         """Compare a pretrained student's tokenizer with the data's.
@@ -87,7 +74,7 @@ class HFStudent(Student):
             ValueError: If they differ.
         """
         if self.model is not None and tokenizer_dir is not None:
-            check_same_tokenizer(self.model, self.revision, tokenizer_dir)
+            check_same_tokenizer(self.model, self.revision, tokenizer_dir, self.gguf_file)
 
     def build(self, defaults: dict[str, Any]) -> LanguageModel:
         """Make the model.
@@ -99,7 +86,7 @@ class HFStudent(Student):
             ValueError: If the configuration does not fit its architecture, or that has no activation checkpointing.
             FileNotFoundError: If there is no such pretrained model.
         """
-        model = self._weights(defaults)
+        model = self._initial(defaults)
         if self.activation_checkpointing:
             _checkpoint_activations(model)
         student = LanguageModel(model)
@@ -111,24 +98,28 @@ class HFStudent(Student):
             part.compile(dynamic=True)
         return student
 
-    def _weights(self, defaults: dict[str, Any]) -> nn.Module:
+    def _initial(self, defaults: dict[str, Any]) -> nn.Module:
         if self.config is not None:
             settings = {**defaults, **self.config}
             if self.attn_implementation:
                 settings["attn_implementation"] = self.attn_implementation
             return build_causal_lm(settings)
+        model = self._pretrained("float32")
+        # transformers gives pretrained models in evaluation mode, without dropout.
+        return model.train()
+
+    def _pretrained(self, dtype: str) -> nn.Module:
         assert self.model is not None
         options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        model = load_causal_lm(
+        return load_pretrained(
             self.model,
-            "float32",
+            self.gguf_file,
+            dtype,
             "model.student.init_args.model",
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
             **options,
         )
-        # transformers gives pretrained models in evaluation mode, without dropout.
-        return model.train()
 
 
 def _checkpoint_activations(model: Any) -> None:

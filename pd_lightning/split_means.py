@@ -8,7 +8,7 @@ from torchmetrics import MeanMetric, Metric
 from pd_lightning.terms import Terms
 
 
-class Evaluation(nn.Module):
+class SplitMeans(nn.Module):
     """Means over the batches of a split, by the names that they are logged under.
 
     The LM loss is a mean over the labelled positions; what tells of the teacher, over those that it said something of.
