@@ -3,9 +3,10 @@
 import logging
 import warnings
 
-# Loggers of rank_zero_info; there is no other switch for single messages.
-LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-MESSAGES = ("💡 Tip:", "TPU available: False")
+# Loggers of rank_zero_info, and what torchao makes torch say when transformers imports it; there is no other switch for
+# single messages.
+LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "torch.utils._pytree")
+MESSAGES = ("💡 Tip:", "TPU available: False", "<enum 'KernelPreference'>", "<enum 'ScaleCalculationMode'>")
 # (module, start of the message)
 WARNINGS = (
     # Lightning with torch from 2.14 on.
