@@ -85,6 +85,7 @@ def test_a_run_is_one_folder(run: Run, base: Path) -> None:
     hparams = {"logs/hparams.yaml"}  # TensorBoardLogger's
     assert files - events - hparams == {
         "config.yaml",
+        "starts.jsonl",
         "logs/metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/step=6.ckpt",
