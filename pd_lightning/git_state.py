@@ -12,9 +12,10 @@ from pd_lightning.redaction import MASK, is_secret, redact_text
 LONGEST_DIFF = 1_000_000  # characters
 MOST_UNTRACKED = 100
 _SECONDS = 5.0  # a run doesn't wait for longer
-# Nothing that a repository's configuration names is run, and nothing of it is written.
-_GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
-_GIT += ("-c", "core.bigFileThreshold=1m")  # larger files count as binary, of which a diff says only that they differ
+# No program that a repository's configuration names is run, and nothing is written. Files larger than the threshold count
+# as binary, of which a diff says only that they differ.
+_SETTINGS = ("core.fsmonitor=false", "core.quotePath=false", "core.bigFileThreshold=1m")
+_GIT = ("git", "--no-optional-locks", *(part for setting in _SETTINGS for part in ("-c", setting)))
 # A name, and text in quotes or a long word with digits in it: what `name = call(...)` of code is not.
 _ASSIGNMENT = re.compile(
     r"""(?P<before>(?P<name>[A-Za-z_][\w-]*)["']?\s*[:=]\s*)"""

@@ -51,8 +51,10 @@ class RunTensorBoard(TensorBoardLogger):
         super().log_hyperparams(params, metrics, step)
         if metrics:
             return
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard import summary
 
         flat = self._sanitize_params(dict(self.hparams))
-        for summary in hparams(flat, dict.fromkeys(OUTCOMES, 0.0)):  # only the names of the metrics are written
-            self.experiment._get_file_writer().add_summary(summary)
+        outcomes = dict.fromkeys(OUTCOMES, 0.0)  # only the names are written
+        write: Any = summary.hparams
+        for part in write(flat, outcomes):
+            self.experiment._get_file_writer().add_summary(part)

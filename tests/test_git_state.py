@@ -36,7 +36,7 @@ def test_a_clean_checkout(checkout: Path) -> None:
 
 
 def test_the_diff_brings_back_what_was_there(checkout: Path) -> None:
-    """Applied to the commit, also from amid the checkout, with changes that are staged, and with no newline at the end."""
+    """Applied to the commit, also from within, with changes that are staged, and with no newline at the end."""
     (checkout / "model.py").write_text("width = 2\ntoken = tokens[0]")
     (checkout / "sub" / "run.yaml").write_text("lr: 2\n")
     git("add", "run.yaml")
