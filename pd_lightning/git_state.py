@@ -12,7 +12,7 @@ from pd_lightning.redaction import MASK, is_secret, redact_text
 LONGEST_DIFF = 1_000_000  # characters
 MOST_UNTRACKED = 100
 _SECONDS = 5.0  # a run doesn't wait for longer
-# No program that a repository's configuration names is run, and nothing is written. Files larger than the threshold count
+# No program that a repository's configuration names is run, and nothing is written. Files above the threshold count
 # as binary, of which a diff says only that they differ.
 _SETTINGS = ("core.fsmonitor=false", "core.quotePath=false", "core.bigFileThreshold=1m")
 _GIT = ("git", "--no-optional-locks", *(part for setting in _SETTINGS for part in ("-c", setting)))
