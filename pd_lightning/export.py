@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pd_lightning.checkpoints import load_checkpoint
 from pd_lightning.model_card import model_card
+from pd_lightning.portable import make_portable
 from pd_lightning.redaction import refuse_redacted
 from pd_lightning.store.durable import temporary_beside
 
@@ -56,6 +57,7 @@ def export(
             _export_module(Path(ckpt_path), state, folder)
         _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
         (folder / "README.md").write_text(model_card(checkpoint, Path(output_dir).name, dtype), encoding="utf-8")
+        make_portable(folder)
     print(f"Exported {ckpt_path} to {output_dir}")
 
 

@@ -68,7 +68,7 @@ GROUPS = {
         "training_batch",
         "training_store",
     },
-    "export": {"export", "model_card"},
+    "export": {"export", "model_card", "portable"},
     "guards": {"saved_batch", "skip_non_finite"},
     "objective": {
         "chunking",
