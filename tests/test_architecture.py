@@ -37,6 +37,7 @@ GROUPS = {
         "trainer_checks",
         "unfinished_step",
     },
+    "comparison": {"comparison", "model_figures"},
     "checkpoints": {"checkpoints", "sealing", "sharded_checkpoints"},
     "language_model": {"architectures", "isolation", "language_model", "layers", "router_loss"},
     "module": {
@@ -125,6 +126,7 @@ ARROWS = {
     "guards": {"module", "store"},
     "cli": {
         "checkpoints",
+        "comparison",
         "data",
         "export",
         "guards",
@@ -136,6 +138,7 @@ ARROWS = {
         "store",
         "version",
     },
+    "comparison": {"data", "export", "store"},
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},
