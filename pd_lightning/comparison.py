@@ -102,7 +102,9 @@ def _hf_folder(role: str, path: Path, temporary: Path) -> Path:
     with redirect_stdout(io.StringIO()):
         export(str(checkpoint), str(temporary / role))
     if not (temporary / role / "config.json").is_file():
-        raise ValueError(f"{role} must be a Hugging Face model to generate with, got {path}, which is a module of yours.")
+        raise ValueError(
+            f"{role} must be a Hugging Face model to generate with, got {path}, which is a module of yours."
+        )
     return temporary / role
 
 

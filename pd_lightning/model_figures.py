@@ -59,7 +59,8 @@ def measure(what: Measurement) -> dict[str, Any]:
 
     Returns:
         `parameters`, `non_embedding_parameters`, `disk_mb`, `dtype`, `generation` for each batch size,
-        `perplexity` if asked for, and `machine`. MB are 10⁶ bytes.
+        `perplexity` if asked for, and `machine`. MB are 10⁶ bytes; those of memory are beyond what the libraries
+        take, but for `peak_process_memory_mb`, which is everything, in the batch size that comes last.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -76,6 +77,8 @@ def measure(what: Measurement) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "generation": [_generation(model, what, batch_size, before) for batch_size in what.batch_sizes],
     }
+    if device == "cpu":
+        figures["peak_process_memory_mb"] = _memory(device, peak=True) / MB
     if what.blocks is not None:
         figures["perplexity"] = _perplexity(model, what.blocks, what.num_blocks)
     return {**figures, "machine": _machine(device)}
