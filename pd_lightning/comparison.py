@@ -92,7 +92,7 @@ def _hf_folder(role: str, path: Path, temporary: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     checkpoint = path / _LAST if (path / _LAST).exists() else path
-    if not checkpoint.exists() or (checkpoint.is_dir() and not (checkpoint / "checksums.json").is_file()):
+    if not checkpoint.is_file() and not (checkpoint / "rest.ckpt").is_file():  # a file, or a folder of all ranks' files
         raise FileNotFoundError(
             f"{role} must be a Hugging Face folder, a run folder with {_LAST}, or a checkpoint, got {path}, which is "
             "none. Give the folder that `pd-lightning export` wrote."

@@ -125,7 +125,6 @@ def test_generation_is_of_the_lengths_asked_for(teacher_dir: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(teacher_dir).eval()
     with torch.no_grad():  # of equal logits, greedy generation takes the first id, which is the end of text
         model.lm_head.weight.zero_()
-    assert model.generation_config.eos_token_id in (0, None)
     model.generation_config.eos_token_id = 0
     lengths: list[tuple[int, ...]] = []
     forward = model.forward
