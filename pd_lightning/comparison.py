@@ -103,7 +103,8 @@ def _hf_folder(role: str, path: Path, temporary: Path) -> Path:
         export(str(checkpoint), str(temporary / role))
     if not (temporary / role / "config.json").is_file():
         raise ValueError(
-            f"{role} must be a Hugging Face model to generate with, got {path}, which is a module of yours."
+            f"{role} must be a Hugging Face model to generate with, got {path}, which is a module of yours. Give "
+            "another."
         )
     return temporary / role
 
