@@ -67,9 +67,12 @@ def measure(what: Measurement) -> dict[str, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     device = what.device if what.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.from_pretrained(what.folder))]  # its imports are none of its memory
+    config = AutoConfig.from_pretrained(what.folder, trust_remote_code=False)
+    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # what it imports is none of the model's memory
     before = _memory(device)
-    model: Any = AutoModelForCausalLM.from_pretrained(what.folder, dtype=what.dtype, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        what.folder, dtype=what.dtype, use_safetensors=True, trust_remote_code=False
+    )
     model = model.to(device).eval()
     figures: dict[str, Any] = {
         **count(model),
@@ -98,7 +101,7 @@ def count(model: Any) -> dict[str, int]:
 
 def weights_size(folder: Path) -> int:
     """Bytes of the files that hold weights."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".gguf"))
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 class _Clock:
