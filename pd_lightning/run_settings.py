@@ -27,9 +27,10 @@ class SaveRunConfig(SaveConfigCallback):
         settings = self.parser.dump(self.config, skip_none=False)
         (folder / self.config_filename).write_text(redacted_yaml(settings), encoding="utf-8")
         record_start(folder)
-        if trainer.enable_autolog_hparams:
+        if trainer.loggers and trainer.enable_autolog_hparams:
+            parameters = hyperparameters(yaml.safe_load(settings))
             for logger in trainer.loggers:
-                logger.log_hyperparams(hyperparameters(yaml.safe_load(settings)))
+                logger.log_hyperparams(parameters)
 
 
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
