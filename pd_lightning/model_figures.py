@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 
 MB = 1_000_000
-_BYTES = {"kB": 1024}
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,7 @@ def _memory(device: str, *, peak: bool = False) -> int:
     if status.is_file():
         field = "VmHWM:" if peak else "VmRSS:"
         (line,) = (line for line in status.read_text().splitlines() if line.startswith(field))
-        _, number, unit = line.split()
-        return int(number) * _BYTES[unit]
+        return int(line.split()[1]) * 1024  # the kernel's kB
     import resource
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
