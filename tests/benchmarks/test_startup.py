@@ -2,7 +2,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ def test_it_notes_the_first_step(
             assert command[1:3] == ["-c", bench.IMPORTS]
             bench.mark(command[3])
 
-    monkeypatch.setattr(bench.subprocess, "run", run_here)
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(run=run_here))  # git is asked for real
     monkeypatch.setattr(bench, "make_data", lambda folder, overlay: blocks)
     bench.main(["--rounds=1", "--json", str(tmp_path / "startup.json")])
     figures = json.loads((tmp_path / "startup.json").read_text())
