@@ -51,6 +51,9 @@ COMMANDS: dict[str, Command] = {
         "show what a data folder holds, and check it", "pd_lightning.inspection:inspect", positional=True
     ),
     "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
+    "compare": Command(
+        "what a student costs in use, beside its teacher", "pd_lightning.comparison:compare", positional=True
+    ),
 }
 
 EXAMPLES = """\

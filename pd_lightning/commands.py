@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pd_lightning.compose import as_arguments, compose
 from pd_lightning.parse_errors import explained
+from pd_lightning.quiet import quieten
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command
@@ -33,6 +34,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> Any:
     """
     from jsonargparse import auto_cli
 
+    quieten()
     function = load_target(command.target)
     arguments = as_arguments(*compose(_with_flags(function, argv)))
     with explained(_parameters(function)):

@@ -22,6 +22,8 @@ USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundErr
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 # Native code (tokenizers, safetensors) gives the number of a system error as text.
 NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
+# What Lightning says of a package that it finds not installed, also within jsonargparse's message of a union of types.
+MISSING_PACKAGE = re.compile(r"(?:Requirement|Module not found:) '([^']+)'.*?HINT: Try running `([^`]+)`")
 WORKER_ERROR = re.compile(r"Caught (\w+) in .*(?:worker|replica) process", re.DOTALL)
 # Packages whose frames stand between two of Lightning's where it builds and runs what settings say.
 BELOW_LIGHTNING = {"lightning", "jsonargparse", "contextlib", "torch"}
@@ -122,12 +124,15 @@ def _lightning_message(error: BaseException) -> str | None:
 
 def _constructor_message(error: BaseException) -> str | None:
     """The message of our constructor, which jsonargparse has wrapped in its own, and where it stands in the YAML."""
-    for link in _chain(error):
-        message = _own_message(link) or _lightning_message(link)
-        if message is not None:
-            key = _setting(error.__traceback__)
-            return f"{key}: {message}" if key else message
-    return None
+    messages = (_own_message(link) or _lightning_message(link) or _missing_package(link) for link in _chain(error))
+    message = next((found for found in messages if found is not None), None)
+    key = _setting(error.__traceback__)
+    return f"{key}: {message}" if key and message else message
+
+
+def _missing_package(error: BaseException) -> str | None:
+    found = MISSING_PACKAGE.search(str(error))
+    return f"the package {found[1]} must be installed, got none. Run {found[2]}." if found else None
 
 
 def _setting(traceback: TracebackType | None) -> str | None:

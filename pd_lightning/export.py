@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pd_lightning.checkpoints import load_checkpoint
 from pd_lightning.model_card import model_card
+from pd_lightning.portable import make_portable
 from pd_lightning.redaction import refuse_redacted
 from pd_lightning.store.durable import temporary_beside
 
@@ -82,6 +83,7 @@ def write_export(
             _export_module(config, state, folder)
         _export_tokenizer(tokenizer or checkpoint["pd_lightning"]["tokenizer"], folder)
         (folder / "README.md").write_text(model_card(checkpoint, output_dir.name, dtype), encoding="utf-8")
+        make_portable(folder)
 
 
 def read_checkpoint(ckpt_path: str) -> dict[str, Any]:

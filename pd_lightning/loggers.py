@@ -22,13 +22,13 @@ class MetricsCSV(Logger):
     """Writes logged metrics to ``<save_dir>/<folder>/metrics.csv``, a row for each call.
 
     Args:
-        save_dir: The run folder.
+        save_dir: The folder; the run folder by default.
         folder: The folder in it.
     """
 
-    def __init__(self, save_dir: str, folder: str = "logs") -> None:
+    def __init__(self, save_dir: str | None = None, folder: str = "logs") -> None:
         super().__init__()
-        self._save_dir = str(save_dir)
+        self._save_dir = str(save_dir or "")
         self._folder = folder
         self._columns: list[str] | None = None
 
@@ -46,6 +46,14 @@ class MetricsCSV(Logger):
     def save_dir(self) -> str:
         """The run folder."""
         return self._save_dir
+
+    def settle(self, root: str) -> None:
+        """Take the run folder where no other is set.
+
+        Args:
+            root: The run folder.
+        """
+        self._save_dir = self._save_dir or str(root)
 
     @property
     def path(self) -> Path:

@@ -2,6 +2,7 @@
 
 ```
 runs/x/config.yaml               the settings, written when training starts
+       starts.jsonl              when and from which state of the project it was started
        checkpoints/last.ckpt …   where training goes on
        logs/metrics.csv, events… what is watched
 ```
@@ -16,7 +17,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -25,26 +26,34 @@ from pd_lightning.checkpoints import flaw, load_checkpoint, save_checkpoint
 from pd_lightning.loggers import MetricsCSV
 from pd_lightning.skip_non_finite import SkipNonFinite
 from pd_lightning.stopping import StopBetweenSteps
+from pd_lightning.tensorboard import RunTensorBoard
 from pd_lightning.unfinished_step import UnfinishedStep
 
 DEFAULT_ROOT = "runs/default"
 CHECKPOINTS = "checkpoints"
-LOGS = "logs"
 LAST = "last"
 AUTO = "auto"
 
 
-def default_loggers(root: str) -> list[Logger]:
-    """The loggers of a run that names none: TensorBoard and one CSV file, both in ``logs``.
+def run_loggers(root: str, loggers: Logger | Iterable[Logger] | bool | None, *, writes: bool) -> list[Logger]:
+    """Loggers as the YAML gives them, those of ours in the run folder.
 
     Args:
         root: The run folder.
+        loggers: The loggers of the YAML. Where it names none: TensorBoard and one CSV file, both in ``logs``.
+        writes: Whether there are any where the YAML names none.
 
     Returns:
         The loggers.
     """
-    # With empty name and version, Lightning's own folder for checkpoints is the run folder, too.
-    return [TensorBoardLogger(root, name="", version="", sub_dir=LOGS), MetricsCSV(root, folder=LOGS)]
+    if loggers is None or isinstance(loggers, bool):
+        found: list[Logger] = [RunTensorBoard(), MetricsCSV()] if writes and loggers is not False else []
+    else:
+        found = [loggers] if isinstance(loggers, Logger) else list(loggers)
+    for logger in found:
+        if isinstance(logger, RunTensorBoard | MetricsCSV):
+            logger.settle(root)
+    return found
 
 
 def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool) -> list[Callback]:

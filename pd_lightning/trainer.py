@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pd_lightning.commands import load_target
@@ -18,14 +18,14 @@ from pd_lightning.launched import end_with_launcher
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
 from pd_lightning.quiet import quieten
-from pd_lightning.redaction import redacted_yaml
+from pd_lightning.run_settings import SaveRunConfig
 from pd_lightning.runs import (
     CHECKPOINTS,
     DEFAULT_ROOT,
     RunCheckpoints,
-    default_loggers,
     resolve_checkpoint,
     run_callbacks,
+    run_loggers,
 )
 from pd_lightning.trainer_checks import check_sections, check_settings
 from pd_lightning.unfinished_step import UnfinishedStep
@@ -103,19 +103,6 @@ class PDTrainer(Trainer):
         return length_of_run(self.estimated_stepping_batches)
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the settings of a training to ``config.yaml`` in its run folder."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write them when training starts; validating a run must not overwrite how it was trained."""
-        if stage != "fit":
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = self.parser.dump(self.config, skip_none=False)
-        (folder / self.config_filename).write_text(redacted_yaml(settings), encoding="utf-8")
-
-
 class TrainerCLI(LightningCLI):
     """LightningCLI for one command.
 
@@ -169,16 +156,14 @@ class TrainerCLI(LightningCLI):
         root = given["default_root_dir"] or "."
         check_settings(given, self.command, needs_length=self.command in ("fit", PLOT))
         writes = self.command == "fit" and not given["barebones"]
-        logger = given["logger"]
-        if logger is None or logger is True:
-            logger = default_loggers(root) if writes else False
+        loggers = run_loggers(root, given["logger"], writes=writes)
         callbacks = given["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         checkpoints = writes and given["enable_checkpointing"] is not False
         callbacks = run_callbacks(root, callbacks, checkpoints=checkpoints)
         if self.command == PLOT and given["max_epochs"] is None:
             kwargs |= ANYWHERE
-        trainer = super().instantiate_trainer(**{"logger": logger, "callbacks": callbacks, **kwargs})
+        trainer = super().instantiate_trainer(**{"logger": loggers or False, "callbacks": callbacks, **kwargs})
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = RunCheckpoints()
         return trainer

@@ -95,7 +95,12 @@ ROOMS = {
     "strategies": Room(
         "Strategies, optimizers, loggers",
         "`trainer.strategy`, `model.optimizer` and `trainer.logger`; those of Lightning and PyTorch work as they are.",
-        ["pd_lightning.strategies:FSDP2Strategy", "pd_lightning.muon:MuonWithAdamW", "pd_lightning.loggers:MetricsCSV"],
+        [
+            "pd_lightning.strategies:FSDP2Strategy",
+            "pd_lightning.muon:MuonWithAdamW",
+            "pd_lightning.tensorboard:RunTensorBoard",
+            "pd_lightning.loggers:MetricsCSV",
+        ],
     ),
 }
 

@@ -268,10 +268,17 @@ def tokenizer_digest(folder: str | Path) -> str:
     )
 
 
-def software_versions() -> dict[str, str]:
-    """Installed version of each package that decides what a folder holds; an absent one is left out."""
+def software_versions(*more: str) -> dict[str, str]:
+    """Installed version of each package that decides what a folder holds; an absent one is left out.
+
+    Args:
+        more: Further packages.
+
+    Returns:
+        Versions by package.
+    """
     versions = {}
-    for package in ("pd-lightning", "litdata", "numpy", "tokenizers", "torch", "transformers", "zstandard"):
+    for package in ("pd-lightning", "litdata", "numpy", "tokenizers", "torch", "transformers", "zstandard", *more):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

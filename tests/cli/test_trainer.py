@@ -1,4 +1,5 @@
 import csv
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,7 @@ def test_a_run_is_one_folder(run: Run, base: Path) -> None:
     hparams = {"logs/hparams.yaml"}  # TensorBoardLogger's
     assert files - events - hparams == {
         "config.yaml",
+        "starts.jsonl",
         "logs/metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/step=6.ckpt",
@@ -110,6 +112,15 @@ def test_a_checkpoint_without_folder_goes_to_the_run(run: Run, base: Path) -> No
 def test_the_saved_config_can_be_run_again(run: Run, base: Path) -> None:
     assert run("fit", "--config", base) == 0
     assert run("fit", "--config", "run/config.yaml", "--trainer.default_root_dir=run2") == 0
+
+
+def test_every_start_is_kept_with_the_run(run: Run, base: Path) -> None:
+    assert run("fit", "--config", base) == 0
+    assert run("validate", "--config", base, "--ckpt_path=last") == 0
+    assert run("fit", "--config", base, "--ckpt_path=last", "--trainer.max_steps=7") == 0
+    assert run("fit", "--config", base, "--trainer.fast_dev_run=true") == 0
+    starts = [json.loads(line) for line in Path("run/starts.jsonl").read_text().splitlines()]
+    assert [start.keys() for start in starts] == [{"time", "software", "git"}] * 2
 
 
 def test_last_needs_a_checkpoint(run: Run, base: Path, toys: ModuleType, capsys: pytest.CaptureFixture) -> None:

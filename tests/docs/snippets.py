@@ -16,7 +16,7 @@ from pd_lightning.trainer import TrainerCLI
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Programs that pages name beside ours.
-OTHERS = {"make", "lm_eval", "tensorboard", "python", "torchrun", "srun", "pip", "#SBATCH"}
+OTHERS = {"make", "lm_eval", "tensorboard", "python", "torchrun", "srun", "pip", "#SBATCH", "llama-cli", "vllm", "curl"}
 
 
 class _FoundError(Exception):

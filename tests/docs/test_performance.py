@@ -77,3 +77,13 @@ def test_memory_over_a_run() -> None:
     assert f"{ratio:.3f} times" in PAGE
     assert slope < 1
     assert ratio < 1.01
+
+
+def test_the_start() -> None:
+    start = results("startup")
+    for row in ("fit", "imports", "beyond"):
+        cells = (f"{start[row][f'shortest_{name}']:.2f}" for name in ("seconds", "cpu_seconds"))
+        assert f" | {' | '.join(cells)} |" in PAGE
+    assert f"the shortest of {start['settings']['rounds']} starts" in PAGE
+    assert start["fit"]["shortest_seconds"] <= 12
+    assert start["beyond"]["shortest_seconds"] <= 2

@@ -233,6 +233,31 @@ TYPED: dict[str, tuple[list[str], int, list[str]]] = {
         2,
         ["dtype: the value must be one of 'float32', 'bfloat16', 'float16', got float8"],
     ),
+    "compare nothing": (["compare", "<teacher>"], 2, ["teacher must be given, got nothing"]),
+    "compare nowhere": (
+        ["compare", "<teacher>", "nowhere"],
+        1,
+        ["teacher must be a Hugging Face folder, a run folder with", "got nowhere", "pd-lightning export"],
+    ),
+    "compare data": (["compare", "<blocks>", "<teacher>"], 1, ["student must be a Hugging Face folder, a run folder"]),
+    "compare text": (["compare", "text/a.txt", "<teacher>"], 1, ["must be a whole checkpoint"]),
+    "compare at length": (
+        ["compare", "<teacher>", "<short>", "--prompt_tokens", "16", "--new_tokens", "8"],
+        1,
+        ["must together be at most 8, the teacher's max_position_embeddings, got 24. Lower --prompt_tokens"],
+    ),
+    "compare one token": (["compare", "<teacher>", "<teacher>", "--new_tokens", "1"], 1, ["new_tokens must be at le"]),
+    "compare no prompt": (["compare", "<teacher>", "<teacher>", "--batch_sizes", "[0]"], 1, ["batch_sizes must be"]),
+    "compare into a folder": (
+        ["compare", "<teacher>", "<teacher>", "--output_path", "text"],
+        1,
+        ["output_path must be a file, got the folder text. Add a name"],
+    ),
+    "compare in words": (
+        ["compare", "<teacher>", "<teacher>", "--dtype", "int8"],
+        2,
+        ["dtype: the value must be one of 'auto', 'float32', 'bfloat16', 'float16', got int8"],
+    ),
     "inspect nothing": (["inspect"], 2, ["path must be given, got nothing"]),
     "inspect nowhere": (
         ["inspect", "nowhere"],
