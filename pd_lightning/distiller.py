@@ -165,8 +165,7 @@ class Distiller:
             batch: What the data gave.
         """
         layout = getattr(getattr(self._trainer, "datamodule", None), "layout", None)
-        found = layout.origin(batch) if isinstance(layout, OwnLayout) else None
-        return self._inputs(batch) if found is None else found
+        return layout.origin(batch) if isinstance(layout, OwnLayout) else self._inputs(batch)
 
     def targets(self, inputs: Mapping[str, Tensor], output: Tensor, head: Head) -> Targets | None:
         """Ask the teacher; at the first time, check that its vocabulary is the student's.

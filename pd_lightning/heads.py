@@ -54,6 +54,16 @@ class LinearHead:
         return hidden if self.scale == 1.0 else hidden * self.scale
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer is a matrix and no more: no other kind of layer, and no hooks that see or change it.
+
+    Args:
+        layer: An output embedding.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return type(layer) is nn.Linear and not any(hooks)
+
+
 @dataclass(frozen=True)
 class Head:
     """The last step of a language model, from hidden states to logits.

@@ -65,6 +65,26 @@ def isolates_documents(hidden: Callable[..., Tensor], body: nn.Module) -> bool:
     )
 
 
+def logits_width(logits: Callable[[Tensor], Tensor], module: nn.Module) -> int | None:
+    """Try how many logits a model gives, where its configuration does not tell.
+
+    Args:
+        logits: Gives logits, float `[B, T, V]`, of token ids, int64 `[B, T]`.
+        module: The model, for its mode and device.
+
+    Returns:
+        V; None on the meta device, and of a model that two tokens are not enough for.
+    """
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    if device.type == "meta":
+        return None
+    try:
+        with probing(module):
+            return logits(torch.arange(2, device=device)[None]).shape[-1]
+    except Exception:  # whatever it is that somebody's model wants
+        return None
+
+
 def is_causal(model: Any) -> bool:
     """Try whether a Hugging Face model's logits stay as they are when a later token changes.
 

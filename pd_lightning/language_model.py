@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_lightning.architectures import check_sizes, make_causal_lm
-from pd_lightning.heads import Head, LinearHead
+from pd_lightning.heads import Head, LinearHead, is_plain
 from pd_lightning.isolation import isolates_documents, probing
 from pd_lightning.router_loss import router_coefficient, router_loss, warn_of_lost_router_loss
 
@@ -250,8 +250,7 @@ def _is_split(model: Any) -> bool:
 def _linear_head(model: Any) -> LinearHead | None:
     """Give the head where it is a matrix, maybe scaled and capped; None with hooks, or a layer of another kind."""
     layer = model.get_output_embeddings()
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    if type(layer) is not nn.Linear or any(hooks):
+    if not is_plain(layer):
         return None
     factor, divisor = _setting(model, "logit_scale"), _setting(model, "logits_scaling")
     scale = (1.0 if factor is None else factor) / (divisor or 1.0)

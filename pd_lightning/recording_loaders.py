@@ -105,9 +105,9 @@ class LoaderData(RecordingData):
         """The batches of a rank's chunks."""
         wanted = _Wanted(share, self.batch_sizes[split], split)
         loader = self._loader(split)
-        pairs = wanted.of_samples(loader) if _has_batch_sampler(loader) else wanted.of_batches(loader, self._map)
-        for start, batch in pairs:
-            blocks = self._as_blocks(batch)
+        mapped = wanted.of_samples if _has_batch_sampler(loader) else wanted.of_batches
+        for start, batch in mapped(loader, self._map):
+            blocks = as_blocks(batch, self.vocab_size, self.tokenizer.eos_token_id)
             first = self._firsts[split]
             if blocks.keys() != first.keys() or blocks["labels"].shape[1] != self.block_size:
                 raise ValueError(
@@ -129,9 +129,6 @@ class LoaderData(RecordingData):
                 f"{split}_dataloader must give a batch at least, got none. Give {type(self._data).__name__} more data, "
                 "or leave the split out of model.splits."
             )
-        return self._as_blocks(batch)
-
-    def _as_blocks(self, batch: Any) -> dict[str, Tensor]:
         return as_blocks(self._map(batch), self.vocab_size, self.tokenizer.eos_token_id)
 
     def _loader(self, split: str) -> Iterable[Any]:
@@ -156,7 +153,7 @@ class _Wanted:
         self._batch_size = batch_size
         self._split = split
 
-    def of_samples(self, loader: Any) -> Iterator[tuple[int, Any]]:
+    def of_samples(self, loader: Any, batch_map: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
         """Load the wanted batches alone."""
         starts: deque[int] = deque()
 
@@ -168,12 +165,12 @@ class _Wanted:
                     yield batch
 
         for batch in _with(loader, indices()):
-            yield starts.popleft(), batch
+            yield starts.popleft(), batch_map(batch)
 
     def of_batches(self, loader: Iterable[Any], batch_map: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
         """Load all batches, and skip those not wanted."""
-        for batch in loader:
-            start = self._count(len(as_mapping(batch_map(batch))["input_ids"]))
+        for batch in map(batch_map, loader):
+            start = self._count(len(as_mapping(batch)["input_ids"]))
             if self._share.wants(start):
                 yield start, batch
 

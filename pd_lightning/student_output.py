@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pd_lightning.heads import Head, LinearHead
+from pd_lightning.heads import Head, LinearHead, is_plain
 
 
 def aligned(inputs: dict[str, Tensor], output: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -61,5 +61,5 @@ def rows_and_head(logits: Tensor | None, hidden: Tensor | None, head: nn.Linear 
     assert head is not None
     if isinstance(head, Head):
         return hidden, head
-    linear = LinearHead(head.weight, head.bias) if type(head) is nn.Linear else None
+    linear = LinearHead(head.weight, head.bias) if is_plain(head) else None
     return hidden, Head(head, tuple(head.parameters()), getattr(head, "out_features", None), linear)

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
+from pd_lightning.isolation import logits_width
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.students import Student
@@ -57,7 +58,7 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
             must.
     """
     manifest = _manifest(trainer)
-    found = surroundings_of(trainer, student.vocab_size)
+    found = surroundings_of(trainer, student.vocab_size or logits_width(student, student))
     if manifest is None or found.block_size is None:
         return found
     if getattr(_datamodule(trainer), "layout", None) is not None:
@@ -65,9 +66,9 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
             "A DistillationModule must be given batches as they are, got a batch_map. Remove data.init_args.batch_map."
         )
     num_ids = manifest.tokenizer_vocab_size or manifest.vocab_size
-    if student.vocab_size is not None and num_ids > student.vocab_size:
+    if found.vocab_size is not None and num_ids > found.vocab_size:
         raise ValueError(
-            f"The student's vocabulary must hold every id of the data, got {student.vocab_size} for {num_ids} ids. Set "
+            f"The student's vocabulary must hold every id of the data, got {found.vocab_size} for {num_ids} ids. Set "
             f"model.student.init_args.config.vocab_size to {manifest.vocab_size}, or leave it out."
         )
     if student.context_length is not None and found.block_size > student.context_length:

@@ -118,9 +118,10 @@ def test_a_student_with_more_padding_than_its_teacher(tokens: Tensor) -> None:
     assert distilled.kd_loss is not None
     assert distilled.kd_loss.item() == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-5)
 
-    distiller = of(Named(2))
-    with pytest.raises(ValueError, match=rf"must share a vocabulary, got {V} and {V + 3} ids"):
-        distiller(tokens, Bigram(1, V + 3)(tokens))
+    for teacher in (Named(2), Bigram(2)):  # one that tells its width, and one that does not
+        distiller = of(teacher)
+        with pytest.raises(ValueError, match=rf"must share a vocabulary, got {V} and {V + 3} ids"):
+            distiller(tokens, Bigram(1, V + 3)(tokens))
 
 
 def test_what_it_must_be_given(tokens: Tensor) -> None:
@@ -213,6 +214,35 @@ def test_in_a_lightning_module_it_is_what_our_module_does(
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
     for name in ("val/lm_loss", "val/kd_loss", "val/top1_agreement"):
         assert float(trainer.callback_metrics[name]) == pytest.approx(float(reference.callback_metrics[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("given", ["rebuilt", "copied"])
+def test_recorded_targets_are_found_for_a_batch_in_another_container_or_not_at_all(
+    truncated_store: Path, given: str
+) -> None:
+    class Unpacks(Own):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            pair = tuple(part if given == "rebuilt" else part.clone() for part in batch)
+            distilled = self.distiller(pair, self.model(pair[0]))
+            self.log_dict(distilled.metrics("train/"))
+            return distilled.loss
+
+    data = TokenBlocks(str(truncated_store), batch_size=4, batch_map=as_next_tokens)
+    if given == "copied":
+        with pytest.raises(ValueError, match=r"must be the one that the data gave.*batch of the step as it came"):
+            fit(Unpacks(Distiller(OfflineTeacher())), data, limit_val_batches=0)
+        return
+    trainer = fit(Unpacks(Distiller(OfflineTeacher())), data, limit_val_batches=0)
+    plain = fit(Own(Distiller(OfflineTeacher())), TokenBlocks(str(truncated_store), batch_size=4), limit_val_batches=0)
+    assert trainer.callback_metrics["train/kd_loss"] == plain.callback_metrics["train/kd_loss"]
+
+
+def test_a_head_with_a_hook_is_called(tokens: Tensor) -> None:
+    student, distiller = Bigram(1), of(Bigram(2))
+    student.head.register_forward_hook(lambda module, inputs, output: 2.0 * torch.tanh(output / 2.0))
+    hidden = student.embedding(tokens)
+    by_logits, by_head = distiller(tokens, student.head(hidden)), distiller(tokens, hidden=hidden, head=student.head)
+    assert by_head.loss.item() == pytest.approx(by_logits.loss.item(), rel=1e-6)
 
 
 def test_the_teacher_is_in_no_checkpoint_and_a_resumed_run_goes_on(blocks: Path, tmp_path: Path) -> None:

@@ -67,10 +67,28 @@ def test_a_student_must_have_every_id_of_the_data(fields: dict, width: int, mess
 
 @pytest.mark.parametrize(
     ("fields", "width"),
-    [({}, 300), ({}, 384), ({"kind": "logits", "vocab_size": 320}, 300), ({"kind": "logits", "vocab_size": 320}, None)],
+    [({}, 300), ({}, 384), ({"kind": "logits", "vocab_size": 320}, 300)],
 )
-def test_a_student_may_have_more_or_lack_padding(fields: dict, width: int | None) -> None:
+def test_a_student_may_have_more_or_lack_padding(fields: dict, width: int) -> None:
     assert look_around(trainer(**fields), LanguageModel(Model(width))).vocab_size == width
+
+
+class OfBlocks(nn.Module):
+    """Tells no width, and takes whole blocks alone."""
+
+    def __init__(self, width: int, block_size: int) -> None:
+        super().__init__()
+        self.table, self.block_size = nn.Embedding(width, width), block_size
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.table(input_ids.view(-1, self.block_size))
+
+
+def test_the_width_of_any_module_is_tried() -> None:
+    assert look_around(trainer(), LanguageModel(OfBlocks(310, 1))).vocab_size == 310
+    assert look_around(trainer(), LanguageModel(OfBlocks(9, 16))).vocab_size is None
+    with pytest.raises(ValueError, match="must hold every id of the data, got 9 for 300 ids"):
+        look_around(trainer(), LanguageModel(OfBlocks(9, 1)))
 
 
 def test_a_student_must_keep_to_a_document_where_the_data_do() -> None:

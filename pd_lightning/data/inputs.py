@@ -20,8 +20,8 @@ class BatchInputs:
 
     A batch is a mapping with `input_ids`, int64 `[B, T]`, and maybe `labels` `[B, T]` of the next tokens or, as Hugging
     Face models take them, of the same positions; or a pair of token ids and labels; or token ids alone. Which it is,
-    the first batch tells. Without labels they are the ids themselves; positions whose next token has an
-    `attention_mask` of 0 have none.
+    the first batch of training tells, and the first of validation. Without labels they are the ids themselves;
+    positions whose next token has an `attention_mask` of 0 have none.
 
     Args:
         batch_map: Gives such a mapping for the batches of other data; by default they are such already.
@@ -30,7 +30,7 @@ class BatchInputs:
     def __init__(self, batch_map: Callable[[Any], Any] | None = None) -> None:
         self._map = batch_map
         self._checked = False
-        self._same: bool | None = None
+        self._same: dict[bool, bool] = {}
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Give the batch with its `labels` shifted.
@@ -60,10 +60,14 @@ class BatchInputs:
         return found | {"labels": F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)}
 
     def _are_same(self, input_ids: Tensor, labels: Tensor) -> bool:
-        """Whether labels are those of the same positions, as the first batch with labels tells."""
-        if self._same is None and bool((labels != IGNORE_INDEX).any()):
-            self._same = _relation(input_ids, labels)
-        return bool(self._same)
+        """Whether labels are those of the same positions, as the first batch with labels tells.
+
+        The first in training, and the first in validation: looking at each would make the host wait for the device.
+        """
+        training = torch.is_grad_enabled()
+        if training not in self._same and bool((labels != IGNORE_INDEX).any()):
+            self._same[training] = _relation(input_ids, labels)
+        return self._same.get(training, False)
 
 
 def as_mapping(batch: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 BatchMap = Callable[[dict[str, Tensor]], Any]
 
@@ -26,13 +27,29 @@ class OwnLayout:
         # No method of their class: Lightning would then ask no module for its own.
         data.on_after_batch_transfer = self._transferred  # type: ignore[method-assign]
 
-    def origin(self, batch: Any) -> dict[str, Tensor] | None:
-        """Give the batch that another was made of; None for one that is not in use."""
-        return self._batch if batch is self._mapped else None
+    def origin(self, batch: Any) -> dict[str, Tensor]:
+        """Give the batch that the one in use was made of.
+
+        Args:
+            batch: The one in use, or a part of it: containers are made anew on the way to a step.
+
+        Raises:
+            ValueError: If it has no tensor of the batch in use: its targets could then not be found.
+        """
+        if self._batch is None or (batch is not self._mapped and not _tensors(batch) & _tensors(self._mapped)):
+            raise ValueError(
+                "A batch to distil on must be the one that the data gave, got another. Give the Distiller the batch of "
+                "the step as it came, or leave batch_map out of the data and map batches in the step."
+            )
+        return self._batch
 
     def _transferred(self, batch: dict[str, Tensor], dataloader_idx: int) -> Any:
         self._batch, self._mapped = batch, self._map(batch)
         return self._mapped
+
+
+def _tensors(batch: Any) -> set[int]:
+    return {id(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
 
 
 def as_next_tokens(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pd_lightning.heads import Head, LinearHead
+from pd_lightning.isolation import logits_width
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.pretrained import load_pretrained
 from pd_lightning.sharding import shard_frozen
@@ -59,6 +60,7 @@ class FrozenTeacher(Teacher):
         self._student_device = torch.device("cpu")
         self._is_here = False
         self._digest: str | None = None
+        self._width: int | None = None
 
     @property
     def model(self) -> LanguageModel:
@@ -74,7 +76,7 @@ class FrozenTeacher(Teacher):
     @property
     def vocab_size(self) -> int | None:
         """Width of the teacher's logits, or None where the model does not tell."""
-        return self.model.vocab_size
+        return self.model.vocab_size or self._width
 
     def setup(self, surroundings: Surroundings) -> None:
         """Load the weights, freeze them, and move them to their device.
@@ -98,7 +100,9 @@ class FrozenTeacher(Teacher):
         self._student_device = surroundings.device
         if self._module is None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir, self.gguf_file)
-        self.shared_vocab_size = surroundings.shared_with(self._model.vocab_size)
+        if not loaded and self._model.vocab_size is None:
+            self._width = logits_width(self._model, self._model)
+        self.shared_vocab_size = surroundings.shared_with(self.vocab_size)
         context = self._model.context_length
         if context and surroundings.block_size and surroundings.block_size > context:
             raise ValueError(

@@ -61,6 +61,14 @@ def test_a_map_of_ones_own() -> None:
     assert found["labels"].equal(SHIFTED)
 
 
+def test_validation_may_have_another_layout_than_training() -> None:
+    inputs = BatchInputs()
+    assert inputs((IDS, NEXT))["labels"].equal(NEXT)
+    with torch.no_grad():
+        assert inputs({"input_ids": TOKENS, "labels": TOKENS})["labels"].equal(SHIFTED)
+    assert inputs((IDS, NEXT))["labels"].equal(NEXT)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
