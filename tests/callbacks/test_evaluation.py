@@ -224,7 +224,7 @@ def test_completions_are_given_to_who_takes_text_and_else_printed(blocks: Path, 
     for logger in (TextLogger(tmp_path), CSVLogger(tmp_path), False):
         caplog.clear()
         callback = Evaluation(prompts=["def", "x"], max_new_tokens=2, **LENGTH)
-        with caplog.at_level("INFO"):
+        with caplog.at_level("INFO", logger="lightning.pytorch"):
             fit(Foreign(), TokenBlocks(str(blocks)), callback, logger=logger, steps=2)
         printed = [record.message for record in caplog.records if record.message.startswith("val/completions: ")]
         said.append((printed, getattr(logger, "texts", [])))

@@ -28,12 +28,31 @@ for name in ({", ".join(map(repr, SCRIPTS))},):
     print(">", name, flush=True)
     __import__(name).main(4)
 """
+LITGPT = """
+from importlib.util import find_spec
+
+if find_spec("litgpt"):
+    print("> litgpt_student", flush=True)
+    __import__("litgpt_student").main(4)
+"""
 PAGE = """
 from pathlib import Path
 
 for source in Path("page.md").read_text().split("```python\\n")[1:]:
     source = source.split("```")[0].replace("max_steps=100", "max_steps=2, val_check_interval=2")
     exec(compile(source, "docs/lightning.md", "exec"), {"__name__": "page"})
+"""
+COMMANDS = f"""
+import runpy
+import sys
+
+from pd_lightning.cli import main
+
+print("> your_cli", flush=True)
+sys.argv = ["your_cli.py", "fit", "--config", "your_cli.yaml", *{FEW.split()}]
+runpy.run_path("your_cli.py", run_name="__main__")
+print("> your_classes", flush=True)
+assert main(["fit", "--config", "your_classes.yaml", *{FEW.split()}]) == 0
 """
 DOCS = EXAMPLES.parent / "docs" / "lightning.md"
 
@@ -44,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__"))
     shutil.copy(DOCS, folder / "page.md")
-    (folder / "printed.txt").write_text(run(folder, "-c", SHORT + PAGE))
+    (folder / "printed.txt").write_text(run(folder, "-c", SHORT + LITGPT + PAGE + COMMANDS))
     return folder
 
 
@@ -79,21 +98,19 @@ def test_scripts(folder: Path, script: str, expected: list[str]) -> None:
 
 
 def test_a_cli_of_the_projects_own(folder: Path) -> None:
-    out = run(folder, "your_cli.py", "fit", "--config", "your_cli.yaml", *FEW.split(), "--print_config")
-    assert "class_path: pd_lightning.losses.JensenShannon" in out
-    run(folder, "your_cli.py", "fit", "--config", "your_cli.yaml", *FEW.split())
-    assert list(folder.glob("lightning_logs/**/*.ckpt"))
+    (saved,) = folder.glob("lightning_logs/**/config.yaml")
+    assert "class_path: pd_lightning.losses.JensenShannon" in saved.read_text()
+    assert list(saved.parent.glob("checkpoints/*.ckpt"))
 
 
 def test_our_command_with_classes_of_the_project(folder: Path) -> None:
-    run(folder, "-m", "pd_lightning", "fit", "--config", "your_classes.yaml", *FEW.split())
     metrics = (folder / "runs" / "your_classes" / "logs" / "metrics.csv").read_text()
     assert "val/kd_loss" in metrics
 
 
 @pytest.mark.skipif(find_spec("litgpt") is None, reason="litgpt is not installed")
 def test_litgpt(folder: Path) -> None:
-    assert "val/kd_loss" in run(folder, "-c", "import litgpt_student; litgpt_student.main(4)")
+    assert "val/kd_loss" in printed(folder, "litgpt_student")
 
 
 def test_the_page_shows_what_the_examples_do(folder: Path) -> None:
