@@ -131,7 +131,8 @@ class ExportHF(AtSteps):
             write_export(checkpoint, folder, self._config(trainer), tokenizer, self.dtype, overwrite=True)
         rank_zero_info(f"Exported the student of step {trainer.global_step} to {folder}")
         if self.keep is not None:
-            exports = [path for path in root.iterdir() if _STEP.fullmatch(path.name) and is_export(path)]
+            named = (path for path in root.iterdir() if _STEP.fullmatch(path.name))
+            exports = [path for path in named if path.is_dir() and is_export(path)]
             # By time: a run that went on from an earlier step has older exports of later ones.
             for path in sorted(exports, key=lambda path: path.stat().st_mtime_ns)[: -self.keep]:
                 shutil.rmtree(path)

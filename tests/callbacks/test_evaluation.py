@@ -358,7 +358,7 @@ class Silent(Foreign):
 
 class Flipping(Silent):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return {name: tensor.flip(1) for name, tensor in batch.items()}
+        return {**batch, "input_ids": batch["input_ids"].flip(1)}
 
 
 @pytest.mark.parametrize(("kind", "batch_map"), [(Silent, as_hugging_face), (Silent, as_next_tokens), (Flipping, None)])

@@ -101,12 +101,13 @@ def test_a_run_that_goes_on_keeps_what_it_wrote_last(tmp_path: Path, tiny: Any, 
     (tmp_path / "exports" / "step-notes").mkdir(parents=True)
     (tmp_path / "exports" / "step-00000001").mkdir()
     (tmp_path / "exports" / "step-00000001" / "notes.odt").write_text("mine")
+    (tmp_path / "exports" / "step-00000009").write_text("mine")
     settings: dict[str, Any] = {"default_root_dir": tmp_path}
     data = TokenBlocks(str(blocks))
     fit(DistillationModule(HFStudent(config=tiny.config)), data, ExportHF(keep=1), steps=6, **settings)
     fit(DistillationModule(HFStudent(config=tiny.config)), data, ExportHF(keep=1), steps=2, **settings)
     names = sorted(path.name for path in (tmp_path / "exports").iterdir())
-    assert names == ["step-00000001", "step-00000002", "step-notes"]
+    assert names == ["step-00000001", "step-00000002", "step-00000009", "step-notes"]
 
 
 def test_a_torn_export_is_not_there(tmp_path: Path, tiny: Any, blocks: Path, monkeypatch: Any) -> None:
