@@ -26,11 +26,13 @@ class Domain(ABC):
     """Batches of one kind of text: `input_ids` and `labels`, int64 `[B, T]`, -100 where nothing is scored.
 
     Attributes:
+        length: Tokens of the longest sequence, T.
         manifest: Of a data folder; None for texts.
         num_bytes: UTF-8 bytes of all texts; None where the scored tokens tell them.
         num_words: Words of all texts, as lm-evaluation-harness counts them; None where that is not known.
     """
 
+    length: int
     manifest: Manifest | None = None
     num_bytes: int | None = None
     num_words: int | None = None
@@ -65,12 +67,13 @@ class BlockDomain(Domain):
         limit: Use only the first so many blocks.
 
     Raises:
-        ValueError: If there are no blocks.
+        ValueError: If there are no blocks, or none that is scored.
     """
 
     def __init__(self, folder: Path, batch_size: int, limit: int | None) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
+        self.length = self.manifest.block_size
         filled = [name for name, split in self.manifest.splits.items() if split.num_blocks > 0]
         split = "val" if "val" in filled or not filled else filled[0]
         if split not in filled:
@@ -78,6 +81,12 @@ class BlockDomain(Domain):
         self._data = BlockDataset(BlockReader(folder, split))
         number = len(self._data) if limit is None else min(limit, len(self._data))
         self._batches = [range(first, min(first + batch_size, number)) for first in range(0, number, batch_size)]
+        # Stores may have positions without a label; as a rule the first batch has some with one.
+        if not any((batch["labels"] != IGNORE_INDEX).any() for batch in self.share(0, 1)):
+            raise ValueError(
+                f"A domain must hold labels to score, got {number} blocks of {folder} without any. Raise limit, or "
+                "name another folder in domains."
+            )
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -114,6 +123,7 @@ class TextDomain(Domain):
             self._windows += [(torch.tensor(ids, dtype=torch.int32), scored) for ids, scored in windows]
         if not self._windows:
             raise ValueError(f"A domain must hold text, got none from {source!r}. Name another in domains.")
+        self.length = max(len(ids) - 1 for ids, _ in self._windows)
 
     def __len__(self) -> int:
         return -(-len(self._windows) // self._batch_size)

@@ -9,18 +9,18 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from pd_lightning.callbacks.completions import complete, show
-from pd_lightning.callbacks.distilling import distilling
+from pd_lightning.callbacks.domain_teachers import around, live_teacher, teacher_of
 from pd_lightning.callbacks.domains import BlockDomain, Domain, TextDomain, as_source, is_blocks
 from pd_lightning.callbacks.figures import figures, no_sums, sums
-from pd_lightning.callbacks.live_student import live_student, undisturbed
+from pd_lightning.callbacks.live_student import evaluating, live_student
 from pd_lightning.callbacks.token_bytes import token_bytes
 from pd_lightning.callbacks.tokenizer import context_length, load_tokenizer
 from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.data import Source
 from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.store.manifest import Manifest, tokenizer_digest
-from pd_lightning.teachers import NoTeacher, OfflineTeacher, Surroundings, Teacher
+from pd_lightning.store.manifest import tokenizer_digest
+from pd_lightning.teachers import Teacher
 
 _WHO = "Evaluation"
 
@@ -132,7 +132,7 @@ class Evaluation(pl.Callback):
         if fitting and self._validations % self.every_n_validations:
             return
         assert self._ready is not None
-        with undisturbed(trainer, pl_module):
+        with evaluating(trainer, pl_module):
             for name, (domain, teacher) in self._ready.items():
                 found = self._evaluate(trainer, domain, teacher)
                 # The same on all ranks, but Lightning asks for the flag.
@@ -142,8 +142,9 @@ class Evaluation(pl.Callback):
     @property
     def state_key(self) -> str:
         """Tell several of one training apart."""
-        settings = {"domains": sorted(self.domains), "prompts": self.prompts, "every": self.every_n_validations}
-        return self._generate_state_key(**settings)
+        teacher = None if self.teacher is None else [type(self.teacher).__name__, getattr(self.teacher, "name", None)]
+        compared = {"module": self.module, "teacher": teacher, "every": self.every_n_validations}
+        return self._generate_state_key(domains=sorted(self.domains), prompts=self.prompts, **compared)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the count of validations."""
@@ -154,17 +155,27 @@ class Evaluation(pl.Callback):
         self._validations = state_dict["validations"]
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_names(trainer)
         self._student = live_student(trainer, pl_module, self.module, _WHO)
         folder = tokenizer_of(trainer, self.tokenizer, _WHO)
         self._tokenizer = load_tokenizer(folder, _WHO)
         key = f"context_length of {_WHO}"
         self._length = context_length(trainer, pl_module, self._student, self.context_length, key)
         self._bytes = self._count_bytes(trainer)
-        teacher = self._live_teacher(trainer, pl_module, folder)
-        self._ready = {}
-        for name, path in self.domains.items():
-            domain = self._open(name, path, folder)
-            self._ready[name] = (domain, _teacher_of(domain, teacher, self._surroundings(trainer, domain.manifest)))
+        domains = {name: self._open(name, path, folder) for name, path in self.domains.items()}
+        surroundings = around(trainer, self._student.vocab_size, self._tokenizer, folder, domains.values())
+        live = live_teacher(trainer, pl_module, self.teacher, surroundings, _WHO)
+        self._ready = {name: (domain, teacher_of(domain, live, surroundings)) for name, domain in domains.items()}
+
+    def _check_names(self, trainer: pl.Trainer) -> None:
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks:
+            both = self.domains.keys() & other.domains.keys() if isinstance(other, Evaluation) else set()
+            if both and other is not self:
+                raise ValueError(
+                    f"A domain must have another name in each {_WHO}, got {min(both)} in two, whose figures would be "
+                    "logged as one. Rename it in domains of one of them."
+                )
 
     def _count_bytes(self, trainer: pl.Trainer) -> Tensor:
         assert self._student is not None
@@ -195,34 +206,19 @@ class Evaluation(pl.Callback):
             self._student.check_isolation("student")
         return domain
 
-    def _surroundings(self, trainer: pl.Trainer, manifest: Manifest | None) -> Surroundings:
-        assert self._student is not None
-        found = Surroundings(trainer.strategy.root_device, self._student.vocab_size)
-        found.device_mesh = getattr(trainer.strategy, "device_mesh", None)
-        found.tokenizer_vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        if manifest is not None:
-            found.data_kind, found.data_vocab_size, found.columns = "logits", manifest.vocab_size, manifest.columns
-        return found
-
-    def _live_teacher(self, trainer: pl.Trainer, pl_module: pl.LightningModule, tokenizer: str) -> Teacher | None:
-        if self.teacher is not None:
-            surroundings = self._surroundings(trainer, None)
-            surroundings.tokenizer_dir = Path(tokenizer) if Path(tokenizer).is_dir() else None
-            self.teacher.setup(surroundings)
-            return self.teacher
-        found = distilling(trainer, pl_module)
-        teacher = None if found is None else getattr(found, "val_teacher", None) or found.teacher
-        return None if isinstance(teacher, (NoTeacher, OfflineTeacher)) else teacher
-
     def _evaluate(self, trainer: pl.Trainer, domain: Domain, teacher: Teacher | None) -> dict[str, float]:
         share = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         device, total = trainer.strategy.root_device, no_sums()
         for batch in domain.share(share["rank"], share["num_replicas"]):
-            moved = trainer.strategy.batch_to_device(batch, device)
+            # Not by the strategy: it asks the project's own hooks, which are there for other batches.
+            moved = {name: tensor.to(device) for name, tensor in batch.items()}
             total += self._sums(moved, teacher, None if domain.num_bytes is not None else self._bytes)
-        reduced: Any = total if trainer.world_size == 1 else trainer.strategy.reduce(total.to(device), reduce_op="sum")
+        if trainer.world_size > 1:
+            summed: Any = trainer.strategy.reduce(total.to(device), reduce_op="sum")
+            # Ranks of tensor parallelism have found the same.
+            total = summed * (share["num_replicas"] / trainer.world_size)
         form = None if teacher is None or teacher.form is None else teacher.form.kind
-        return figures(reduced.cpu(), form, domain.num_bytes, domain.num_words)
+        return figures(total.cpu(), form, domain.num_bytes, domain.num_words)
 
     def _sums(self, batch: dict[str, Tensor], teacher: Teacher | None, sizes: Tensor | None) -> Tensor:
         assert self._student is not None
@@ -241,15 +237,3 @@ class Evaluation(pl.Callback):
         said = [complete(self._student, self._tokenizer, prompt, *settings) for prompt in self.prompts]
         if said:
             show(trainer, "val/completions", self.prompts, said)
-
-
-def _teacher_of(domain: Domain, live: Teacher | None, surroundings: Surroundings) -> Teacher | None:
-    """Whom a domain's batches are compared with: a teacher that computes, or what a store keeps."""
-    if live is not None:
-        return live if live.form is not None and live.form.kind in ("dense", "bucket") else None
-    manifest = domain.manifest
-    if manifest is None or manifest.kind != "logits" or manifest.sampled:
-        return None
-    teacher = OfflineTeacher()
-    teacher.setup(surroundings)
-    return teacher

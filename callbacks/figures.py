@@ -63,7 +63,7 @@ def figures(total: Tensor, form: str | None, num_bytes: int | None, num_words: i
     """Make figures of sums.
 
     Args:
-        total: What `sums` gave, all together.
+        total: What `sums` gave, all together, of one scored position at least.
         form: `dense` or `bucket` targets; None where there are none.
         num_bytes: UTF-8 bytes of the texts, or None where the scored tokens tell.
         num_words: Words of the texts, or None.
@@ -75,6 +75,7 @@ def figures(total: Tensor, form: str | None, num_bytes: int | None, num_words: i
     """
     found = dict(zip(_SUMS, total.tolist(), strict=False))
     tokens, text = found["tokens"], num_bytes if num_bytes is not None else found["bytes"]
+    assert tokens, "a domain without labels is refused"
     loss = found["nats"] / tokens
     made = {"lm_loss": loss, "perplexity": _exp(loss), "top1_accuracy": found["correct"] / tokens}
     if text:
@@ -134,7 +135,7 @@ def _against(logits: Tensor, said: AnyTargets, counted: Tensor, shared: int | No
 
 def _bins(confidence: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
     """Number of positions, and sums of confidence and of correctness, in each bin, float64 `[3, bins]`."""
-    edges = torch.linspace(0, 1, BINS + 1).double()  # those of torchmetrics, to the bit
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float32).double()  # those of torchmetrics, to the bit
     number = torch.bucketize(confidence, edges, right=True) - 1
     rows = torch.stack([counted, confidence * counted, correct])
     # Rounding may give more than 1.

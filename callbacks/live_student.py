@@ -38,15 +38,15 @@ def live_student(trainer: pl.Trainer, pl_module: pl.LightningModule, module: str
     student = getattr(pl_module, "student", None)
     if module is None and isinstance(student, LanguageModel):
         return student
-    with undisturbed(trainer, pl_module):
+    with evaluating(trainer, pl_module):
         found = LanguageModel(pl_module if module is None else submodule(pl_module, module, f"module of {who}"))
         _check_logits(found, pl_module, module, who)
     return found
 
 
 @contextmanager
-def undisturbed(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Evaluate without gradients, in the Trainer's precision, and leave modes and random states as they were."""
+def evaluating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """In evaluation mode, without gradients, in the Trainer's precision; modes and random states stay as they were."""
     modes = [(module, module.training) for module in pl_module.modules()]
     try:
         with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.distributed.tensor import DTensor
 
-from pd_lightning.callbacks.live_student import live_student, undisturbed
+from pd_lightning.callbacks.at_steps import AtSteps
+from pd_lightning.callbacks.live_student import evaluating, live_student
 from pd_lightning.callbacks.tokenizer import context_length, load_tokenizer
 from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.language_model import LanguageModel
@@ -24,7 +25,7 @@ from pd_lightning.language_model import LanguageModel
 _WHO = "LMEval"
 
 
-class LMEval(pl.Callback):
+class LMEval(AtSteps):
     """Runs tasks of lm-evaluation-harness on the student amid training, at its end, and in `pd-lightning validate`.
 
     Logged as `eval/<task>/<metric>`. Works on a DistillationModule, and on any LightningModule with a submodule, or a
@@ -72,17 +73,16 @@ class LMEval(pl.Callback):
             )
         if not tasks:
             raise ValueError(f"tasks of {_WHO} must name at least one task, got none. Set it to [lambada_openai], say.")
-        least = {"every_n_steps": 1, "batch_size": 1, "max_length": 1, "num_fewshot": 0}
-        given = {"every_n_steps": every_n_steps, "batch_size": batch_size, "max_length": max_length}
-        for name, value in (given | {"num_fewshot": num_fewshot}).items():
+        super().__init__(every_n_steps, at_end)
+        least = {"batch_size": 1, "max_length": 1, "num_fewshot": 0}
+        given = {"batch_size": batch_size, "max_length": max_length, "num_fewshot": num_fewshot}
+        for name, value in given.items():
             if value is not None and value < least[name]:
                 raise ValueError(f"{name} of {_WHO} must be at least {least[name]}, got {value}. Raise it.")
         if limit is not None and limit <= 0:
             raise ValueError(f"limit of {_WHO} must be above 0, got {limit}. Set it to 100, say, or leave it out.")
         self.tasks = tasks
         self.include_path = include_path
-        self.every_n_steps = every_n_steps
-        self.at_end = at_end
         self.limit = limit
         self.num_fewshot = num_fewshot
         self.batch_size = batch_size
@@ -93,7 +93,6 @@ class LMEval(pl.Callback):
         self._tokenizer: Any = None
         self._length = 0
         self._tasks: dict[str, Any] = {}
-        self._done_at: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find student, tokenizer and tasks.
@@ -104,21 +103,14 @@ class LMEval(pl.Callback):
         with isolate_rng():
             self._prepare(trainer, pl_module)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count; a run that goes on has done the step it goes on from."""
-        self._done_at = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Run after each so many steps."""
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._report(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Run at the end."""
-        if self.at_end:
-            self._report(trainer, pl_module)
+    def act(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Run amid training, and log."""
+        found = self._run(trainer, pl_module)
+        for logger in trainer.loggers:
+            # Not by `log`, which gives loggers the steps alone that they log anyway.
+            logger.log_metrics(dict(found), step=trainer.global_step)
+        said = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        rank_zero_info(f"{_WHO} at step {trainer.global_step}: {said}")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find them in `validate`."""
@@ -137,17 +129,6 @@ class LMEval(pl.Callback):
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
         self._tasks = _load(self.tasks, self.include_path, self.num_fewshot)
 
-    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == self._done_at:
-            return
-        self._done_at = trainer.global_step
-        found = self._run(trainer, pl_module)
-        for logger in trainer.loggers:
-            # Not by `log`, which gives loggers the steps alone that they log anyway.
-            logger.log_metrics(dict(found), step=trainer.global_step)
-        said = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        rank_zero_info(f"{_WHO} at step {trainer.global_step}: {said}")
-
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Mapping[str, float]:
         # Not `simple_evaluate`, which spends seconds on a description of the machine.
         from lm_eval.evaluator import evaluate
@@ -158,7 +139,7 @@ class LMEval(pl.Callback):
         spread = any(isinstance(parameter, DTensor) for parameter in self._student.parameters())
         ranks = {} if spread else {"rank": trainer.global_rank, "num_ranks": trainer.world_size}
         device = trainer.strategy.root_device
-        with undisturbed(trainer, pl_module):
+        with evaluating(trainer, pl_module):
             _seed(self._tasks)
             results = evaluate(
                 LiveLM(self._student, self._tokenizer, self._length, self.batch_size, device, **ranks),

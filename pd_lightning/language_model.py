@@ -270,7 +270,9 @@ def _head(model: Any, hidden: Tensor) -> Tensor:
 
 
 def _logits(model: Any, input_ids: Tensor, **positions: Tensor) -> Tensor:
-    options = {} if _setting(model, "use_cache") is None else {"use_cache": False}
+    # A module around such a model may have its config, and not its arguments.
+    has_cache = hasattr(model, "get_output_embeddings") and _setting(model, "use_cache") is not None
+    options = {"use_cache": False} if has_cache else {}
     output = model(input_ids, **positions, **options)
     return output if isinstance(output, Tensor) else output.logits
 

@@ -165,6 +165,7 @@ ARROWS = {
         "guards",
         "language_model",
         "losses",
+        "module",
         "objective",
         "record",
         "schedules",

@@ -21,10 +21,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pd_lightning.callbacks import Distill, Evaluation
 from pd_lightning.callbacks.live_student import live_student
 from pd_lightning.data import TextFiles, TokenBlocks
+from pd_lightning.data.layout import as_hugging_face, as_next_tokens
+from pd_lightning.data.tokenize import tokenize
+from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
+from pd_lightning.record import Recorder
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher, OfflineTeacher
+from pd_lightning.trainer import PDTrainer
 
 COUNT = 40  # blocks
 PLAIN = {"lm_loss", "perplexity", "bits_per_byte", "top1_accuracy", "calibration_error"}
@@ -319,8 +324,6 @@ def test_a_training_without_validation_is_refused(blocks: Path) -> None:
 
 
 def test_blocks_of_another_tokenizer_are_refused(blocks: Path, tmp_path: Path) -> None:
-    from pd_lightning.data.tokenize import tokenize
-
     (tmp_path / "text").write_text("other words for another tokenizer " * 40)
     tokenize(str(tmp_path / "other"), TextFiles([str(tmp_path / "text")]), None, 280, block_size=16, val_fraction=0)
     with pytest.raises(ValueError, match=r"must hold blocks of the training's tokenizer, got .*other for code"):
@@ -338,3 +341,133 @@ def test_settings_in_yaml(tmp_path: Path) -> None:
     made = parser.instantiate(parser.parse_path(str(tmp_path / "settings.yaml"))).callback
     assert made.domains["code"] == "blocks"
     assert type(made.domains["prose"]).__name__ == "JSONLines"
+
+
+def validate(module: pl.LightningModule, data: Any, *callbacks: pl.Callback, **settings: Any) -> dict[str, float]:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "limit_val_batches": 1}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **{**quiet, **settings})
+    return dict(trainer.validate(module, data, verbose=False)[0])
+
+
+class Silent(Foreign):
+    """Takes batches of any layout."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+class Flipping(Silent):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return {**batch, "input_ids": batch["input_ids"].flip(1)}
+
+
+@pytest.mark.parametrize(("kind", "batch_map"), [(Silent, as_hugging_face), (Silent, as_next_tokens), (Flipping, None)])
+def test_domains_are_no_batches_of_the_projects_own(blocks: Path, kind: type[Silent], batch_map: Any) -> None:
+    """Layout and hooks of its data change nothing of what is evaluated."""
+    own, plain = (
+        validate(
+            module,
+            TokenBlocks(str(blocks), batch_map=layout),
+            Evaluation({"code": str(blocks)}, limit=8, **LENGTH),
+        )
+        for module, layout in ((kind(), batch_map), (Silent(), None))
+    )
+    assert plain["val/code/lm_loss"] > 1
+    assert own == plain
+
+
+def test_a_config_of_the_modules_own_does_not_give_it_more_arguments(blocks: Path, teacher_dir: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(teacher_dir)
+
+    class Configured(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.config = model, model.config
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.net(input_ids).logits
+
+    found = [
+        validate(Configured(), TokenBlocks(str(blocks)), Evaluation({"code": str(blocks)}, module=module, limit=4))
+        for module in (None, "net")
+    ]
+    assert found[0] == found[1]
+
+
+class Leaky(nn.Module):
+    """Takes positions, and sees all documents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(300, 8), nn.Linear(8, 300))
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        return self.net(input_ids).cumsum(1)
+
+
+@pytest.fixture(scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Path:
+    """Blocks of short documents that are kept apart."""
+    folder = tmp_path_factory.mktemp("isolated")
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"x = {number}\n" * (number + 3))
+    settings: dict[str, Any] = {"block_size": 16, "document_attention": "isolated", "val_fraction": 0.4}
+    tokenize(str(folder / "blocks"), TextFiles([f"{folder}/*.txt"]), str(blocks / "tokenizer"), **settings)
+    return folder / "blocks"
+
+
+def test_the_teacher_of_the_callback_must_fit_to_the_domains(
+    tiny: Any, blocks: Path, texts: Path, isolated: Path, teacher_dir: Path
+) -> None:
+    """Told before the first step, whatever the training's own data are."""
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 300}
+    short = build_causal_lm({"model_type": "gpt2", "n_positions": 8, **sizes})
+    remedy = "It is the teacher of Evaluation: set another there"
+    for model, domain, message in (
+        (short, blocks, f"must fit into the teacher's context, got 16 positions for 8.*{remedy}"),
+        (short, texts, f"must fit into the teacher's context, got 32 positions for 8.*{remedy}"),
+        (Leaky(), isolated, f"teacher must keep to one document .*got Leaky, which does not.*{remedy}"),
+    ):
+        module = DistillationModule(student(tiny))
+        callback = Evaluation({"code": str(domain)}, teacher=FrozenTeacher(model))
+        with pytest.raises(ValueError, match=message):
+            fit(module, TokenBlocks(str(blocks)), callback)
+        assert module.num_tokens == 0
+    domains: dict[str, Any] = {"code": str(blocks), "prose": str(texts), "apart": str(isolated)}
+    fitting = Evaluation(domains, teacher=FrozenTeacher(str(teacher_dir)), limit=4)
+    found = validate(DistillationModule(student(tiny)), TokenBlocks(str(blocks)), fitting)
+    assert {f"val/{name}/kl" for name in domains} <= found.keys()
+    fits = Evaluation({"short": f"{texts}/short.txt"}, teacher=FrozenTeacher(short))
+    assert "val/short/kl" in validate(DistillationModule(student(tiny)), TokenBlocks(str(blocks)), fits)
+
+
+def test_several_evaluations_of_one_training(blocks: Path, teacher_dir: Path) -> None:
+    """By module or teacher told apart in checkpoints; by the names of domains in logs."""
+    teacher = FrozenTeacher(str(teacher_dir))
+    variants: list[dict[str, Any]] = [{}, {"module": "net"}, {"teacher": teacher}]
+    variants += [{"teacher": FrozenTeacher(Leaky())}]
+    assert len({Evaluation({"code": str(blocks)}, **each).state_key for each in variants}) == len(variants)
+    for each in variants[1:]:
+        both = [Evaluation({"code": str(blocks)}, **LENGTH), Evaluation({"code": str(blocks)}, **each, **LENGTH)]
+        with pytest.raises(ValueError, match=r"another name in each Evaluation, got code in two.*Rename it in domains"):
+            validate(Silent(), TokenBlocks(str(blocks)), *both)
+
+
+def test_a_domain_without_labels_is_refused(blocks: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    class Unlabelled(pl.LightningDataModule):
+        tokenizer_dir = str(blocks / "tokenizer")
+
+        def loader(self, labels: Tensor) -> Any:
+            return DataLoader([{"input_ids": torch.arange(17), "labels": labels}] * 8, batch_size=4)
+
+        def train_dataloader(self) -> Any:
+            return self.loader(torch.arange(1, 18))
+
+        def val_dataloader(self) -> Any:
+            return self.loader(torch.full((17,), -100))
+
+    recorder = Recorder(FrozenTeacher(str(teacher_dir)), str(tmp_path / "store"))
+    PDTrainer(accelerator="cpu", logger=False, enable_progress_bar=False).record(recorder, Unlabelled())
+    callback = Evaluation({"code": str(tmp_path / "store")}, context_length=17)
+    with pytest.raises(ValueError, match=r"must hold labels to score, got 8 blocks of .*store without any"):
+        fit(Foreign(), TokenBlocks(str(blocks)), callback)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pd_lightning.callbacks import ExportHF
 from pd_lightning.data import TokenBlocks
 from pd_lightning.export import export, load_student
-from pd_lightning.language_model import build_causal_lm
+from pd_lightning.language_model import LanguageModel, build_causal_lm
 from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher
@@ -101,12 +101,13 @@ def test_a_run_that_goes_on_keeps_what_it_wrote_last(tmp_path: Path, tiny: Any, 
     (tmp_path / "exports" / "step-notes").mkdir(parents=True)
     (tmp_path / "exports" / "step-00000001").mkdir()
     (tmp_path / "exports" / "step-00000001" / "notes.odt").write_text("mine")
+    (tmp_path / "exports" / "step-00000009").write_text("mine")
     settings: dict[str, Any] = {"default_root_dir": tmp_path}
     data = TokenBlocks(str(blocks))
     fit(DistillationModule(HFStudent(config=tiny.config)), data, ExportHF(keep=1), steps=6, **settings)
     fit(DistillationModule(HFStudent(config=tiny.config)), data, ExportHF(keep=1), steps=2, **settings)
     names = sorted(path.name for path in (tmp_path / "exports").iterdir())
-    assert names == ["step-00000001", "step-00000002", "step-notes"]
+    assert names == ["step-00000001", "step-00000002", "step-00000009", "step-notes"]
 
 
 def test_a_torn_export_is_not_there(tmp_path: Path, tiny: Any, blocks: Path, monkeypatch: Any) -> None:
@@ -167,3 +168,110 @@ def test_mistakes_are_told_before_training(tmp_path: Path, tiny: Any) -> None:
         with pytest.raises(ValueError, match=message.replace("ForeIgn", r"Foreign\.forward must give logits")):
             fit(module, data, ExportHF(str(tmp_path), module=name))
     assert module.losses == []
+
+
+class Around(Foreign):
+    """Has the configuration of the model in it, and a `forward` that takes token ids alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.config = model.config
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids).logits
+
+
+class Wide(nn.Module):
+    """Has the configuration of a model, and a weight of its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.config, self.bias, self.lm = model.config, nn.Parameter(torch.zeros(1)), model
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, use_cache: bool = False) -> Any:
+        return self.lm(input_ids, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "message"),
+    [
+        (Around, None, r"got Around, which has other weights than a llama of its config, 'model\.model\.embed_tokens"),
+        (
+            lambda model: Foreign(Wide(model)),
+            "model",
+            r"got Wide, which has other weights than a llama .* 'bias' for one",
+        ),
+    ],
+)
+def test_what_is_no_model_of_its_config_is_refused_before_training(
+    tmp_path: Path, tiny: Any, make: Any, module: str | None, message: str
+) -> None:
+    outer = make(foreign(tiny).model)
+    data = DataLoader(torch.zeros(4, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match=rf"{message}.*Set module of ExportHF to the submodule that is one"):
+        fit(outer, data, ExportHF(str(tmp_path), 1, module=module))
+    assert outer.losses == []
+    if make is Around:
+        fit(outer, data, ExportHF(str(tmp_path), 1, module="model"), steps=1)
+        assert (tmp_path / "step-00000001" / "config.json").is_file()
+
+
+class Held(Foreign):
+    """Holds a student as a DistillationModule does."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.student = LanguageModel(model)
+        del self.model
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.student(batch).logsumexp(-1).mean()
+
+
+def test_a_student_of_other_peoples_module(tmp_path: Path, tiny: Any) -> None:
+    module = Held(foreign(tiny).model)
+    fit(module, DataLoader(torch.zeros(4, 9, dtype=torch.long)), ExportHF(str(tmp_path)), steps=1)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-00000001")
+    for one, other in zip(loaded.parameters(), module.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["step-00000002", "step-00000003"])
+def test_a_folder_in_the_way_is_told_before_training(tmp_path: Path, tiny: Any, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.odt").write_text("mine")
+    module, data = foreign(tiny), DataLoader(torch.zeros(8, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match=rf"output_dir of ExportHF must hold exports alone .*got .*{name}") as caught:
+        fit(module, data, ExportHF(str(tmp_path), 2, module="model"), steps=3)
+    assert "--" not in str(caught.value)
+    assert module.losses == []
+    fit(module, data, ExportHF(str(tmp_path), 4, module="model"), steps=5)
+    assert (tmp_path / name / "notes.odt").is_file()
+
+
+def test_a_folder_in_the_way_of_an_end_that_nobody_knew_is_told_without_the_command_line(
+    tmp_path: Path, tiny: Any
+) -> None:
+    (tmp_path / "step-00000002").mkdir()
+    (tmp_path / "step-00000002" / "notes.odt").write_text("mine")
+    data = DataLoader(torch.zeros(2, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match="set another output_dir of ExportHF") as caught:
+        fit(foreign(tiny), data, ExportHF(str(tmp_path), module="model"), steps=-1, max_epochs=1)
+    assert "--" not in str(caught.value)
+
+
+def test_a_tokenizer_that_does_not_load_is_told_before_training(tmp_path: Path, tiny: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    module, data = foreign(tiny), DataLoader(torch.zeros(4, 9, dtype=torch.long))
+    with pytest.raises(FileNotFoundError, match=r"got 'no/such/one', .* Set tokenizer of ExportHF"):
+        fit(module, data, ExportHF(str(tmp_path), module="model", tokenizer="no/such/one"))
+    assert module.losses == []
+
+
+def test_each_step_is_exported_once_whatever_its_micro_batches(tmp_path: Path, tiny: Any, monkeypatch: Any) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(ExportHF, "act", lambda self, trainer, _: steps.append(trainer.global_step))
+    data = DataLoader(torch.zeros(12, 9, dtype=torch.long))
+    callback = ExportHF(str(tmp_path), 2, module="model")
+    fit(foreign(tiny), data, callback, steps=5, accumulate_grad_batches=2)
+    assert steps == [2, 4, 5]

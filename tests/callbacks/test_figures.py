@@ -75,6 +75,18 @@ def test_certainty_counts_as_in_torchmetrics() -> None:
     assert found.keys() == {"lm_loss", "perplexity", "top1_accuracy", "calibration_error"}
 
 
+def test_bins_are_the_same_where_weights_are_bfloat16(said: Any) -> None:
+    """The default data type of Lightning's precision bf16-true, which the edges of bins must not have."""
+    student, _, labels = said
+    expected = figures(sums(student, as_they_are(), labels, None), None, None, None)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = figures(sums(student, as_they_are(), labels, None), None, None, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+
+
 def test_a_stores_tail_is_one_outcome(said: Any) -> None:
     student, teacher, labels = said
     log_p = teacher.log_softmax(-1)

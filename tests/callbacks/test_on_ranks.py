@@ -71,3 +71,14 @@ def test_training_on_ranks_is_the_same_to_the_bit(run: Any, strategy: str) -> No
     assert with_callbacks["weights"].keys() == without["weights"].keys()
     for name, weight in with_callbacks["weights"].items():
         assert torch.equal(weight, without["weights"][name]), name
+
+
+def test_ranks_of_tensor_parallelism_find_what_one_finds(blocks: Path, tasks: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("tensor_parallel.py")
+    settings: dict[str, Any] = {"blocks": str(blocks), "texts": str(tasks / "texts"), "folder": str(tmp_path)}
+    runpy.run_path(str(script))["main"](devices=1, **settings)
+    command = [sys.executable, str(script), json.dumps({"devices": 2, **settings})]
+    subprocess.run(command, check=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
+    assert {"val/code/bits_per_byte", "val/texts/bits_per_byte", "val/texts/word_perplexity"} <= one.keys()
+    assert two == pytest.approx(one, rel=1e-6)
