@@ -16,6 +16,7 @@ from pd_lightning.callbacks.submodules import submodule
 from pd_lightning.distiller import Distiller
 from pd_lightning.losses import Loss
 from pd_lightning.schedules import Schedule
+from pd_lightning.stale_figures import leave_gaps
 from pd_lightning.teachers import Teacher
 from pd_lightning.transforms import Transform
 
@@ -142,6 +143,7 @@ class Distill(pl.Callback):
         pl_module.log("train/kd_weight", torch.tensor(kd_weight))
         own = output.get("loss") if isinstance(output, Mapping) else output
         if kd_weight == 0.0 or own is None:
+            leave_gaps(pl_module.trainer, ())
             return output
         kd_loss, means = self.distiller.kd_loss(inputs, self._logits(), progress)
         if kd_loss is None:
@@ -151,6 +153,8 @@ class Distill(pl.Callback):
         return {**output, "loss": mixed} if isinstance(output, Mapping) else mixed
 
     def _after_evaluation(self, pl_module: pl.LightningModule, inputs: dict[str, Tensor], stage: str) -> None:
+        if not self._seen:  # a step that looks at something else
+            return
         _, means = self.distiller.kd_loss(inputs, self._logits())
         metrics = means.metrics(f"{stage}/", ("kd_loss", "top1_agreement"))
         pl_module.log_dict(metrics, on_epoch=True, batch_size=max(1, int(means.num_tokens)), sync_dist=True)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -127,6 +128,10 @@ class LMEval(AtSteps):
         self._tokenizer = load_tokenizer(tokenizer_of(trainer, self.tokenizer, _WHO), _WHO)
         self._length = context_length(trainer, pl_module, self._student, self.max_length, f"max_length of {_WHO}")
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
+        if self.include_path is not None and not Path(self.include_path).is_dir():
+            raise FileNotFoundError(
+                f"include_path of {_WHO} must be a folder of tasks, got {self.include_path!r}, which is none. Mend it."
+            )
         self._tasks = _load(self.tasks, self.include_path, self.num_fewshot)
 
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Mapping[str, float]:

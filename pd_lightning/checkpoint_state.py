@@ -24,4 +24,5 @@ def checkpoint_state(module: "DistillationModule") -> dict[str, Any]:
         "targets": module.target_kind,
         "tokenizer": tokenizer_dir(module.trainer),
         "metrics": metrics,
+        "validated_at": module.evaluation.step,
     }

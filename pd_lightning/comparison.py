@@ -158,7 +158,7 @@ def _show(report: dict[str, Any]) -> None:
     console.print(
         f"{settings['prompt_tokens']} prompt and {settings['new_tokens']} new tokens, median of {settings['repeats']}; "
         f"weights in {' and '.join(dict.fromkeys(types.values()))}; "
-        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads of {machine['cores']} cores, "
+        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['torch']}, transformers {machine['transformers']}",
         highlight=False,
     )

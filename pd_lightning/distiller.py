@@ -59,6 +59,16 @@ class Distiller:
         chunk_size: int | None = None,
         batch_map: Callable[[Any], Any] | None = None,
     ) -> None:
+        if not isinstance(teacher, Teacher):
+            raise ValueError(
+                f"teacher must be a Teacher, got {type(teacher).__name__}. Give "
+                "pd_lightning.teachers.FrozenTeacher(model), model being a folder, a hub name or an nn.Module."
+            )
+        if transforms is not None and not isinstance(transforms, Mapping):
+            raise ValueError(
+                f"transforms must be a dictionary of transforms by names of yours, got {type(transforms).__name__}. "
+                'Give {"truncate": TopPK(p=0.95, k=50)}, say.'
+            )
         self.teacher = teacher
         self.objective = Objective(loss, transforms, weighting, chunk_size)
         self.kd_weight = as_schedule(kd_weight)
@@ -125,11 +135,13 @@ class Distiller:
         terms = self._compare(inputs, output, head, targets, kd_weight, progress)
         return means_of(terms, 0.0 if targets is None else kd_weight)
 
-    def kd_loss(self, batch: Any, logits: Tensor, progress: Progress | None = None) -> tuple[Tensor | None, Distilled]:
+    def kd_loss(
+        self, inputs: dict[str, Tensor], logits: Tensor, progress: Progress | None = None
+    ) -> tuple[Tensor | None, Distilled]:
         """Give the KD loss alone, with its graph, a mean over the labelled positions; None where there are no targets.
 
         Args:
-            batch: What the data gave.
+            inputs: The batch in our layout, as `inputs` gives it.
             logits: The student's logits, float `[B, T, V]`.
             progress: How far the run has come; by default what the Trainer says.
 
@@ -137,7 +149,7 @@ class Distiller:
             The loss, and all means.
         """
         output, head = rows_and_head(logits, None, None)
-        inputs, output = aligned(self.inputs(batch), output)
+        inputs, output = aligned(inputs, output)
         targets = self.targets(inputs, output, head)
         if targets is None:
             return None, means_of(self._compare(inputs, output, head, None, 0.0, progress or self.progress()), 0.0)
@@ -156,7 +168,10 @@ class Distiller:
         if self._total_steps is None:
             self._total_steps = self._length(trainer)
         draw = (self._seed, batches_processed(trainer), trainer.global_rank)
-        return Progress(trainer.global_step, self._total_steps, draw)
+        # With manual optimization the Trainer counts the steps of each optimizer, and plans with batches.
+        by_itself = trainer.lightning_module.automatic_optimization
+        step = trainer.global_step if by_itself else trainer.fit_loop.epoch_loop._batches_that_stepped
+        return Progress(step, self._total_steps, draw)
 
     def inputs(self, batch: Any) -> dict[str, Tensor]:
         """Give a batch in our layout, see BatchInputs; one that TokenBlocks gave in another layout, as it was before.

@@ -28,11 +28,21 @@ def model_card(checkpoint: Mapping[str, Any], name: str, dtype: str) -> str:
         "training tokens": None if state["num_tokens"] is None else f"{state['num_tokens']:,}",
         "optimizer steps": f"{checkpoint['global_step']:,}",
         "seed": state["seed"],
-        **{metric: f"{value:.4f}" for metric, value in sorted(state["metrics"].items()) if metric.startswith("val/")},
+        **_metrics(state, checkpoint["global_step"]),
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value is not None)
     described = "" if teacher is None else f"\n```json\n{json.dumps(teacher, indent=2)}\n```\n"
-    return _CARD.format(name=name, table=table, version=__version__, teacher=described)
+    unit = "\nLosses are in nats per token.\n" if any(key.startswith("val/") for key in rows) else ""
+    return _CARD.format(name=name, table=table, version=__version__, unit=unit, teacher=described)
+
+
+def _metrics(state: dict[str, Any], step: int) -> dict[str, str]:
+    """Figures of the last validation, with its step where that is an earlier one: a checkpoint may come before."""
+    validated = state.get("validated_at")
+    at = "" if validated in (None, step) else f" at step {validated:,}"
+    return {
+        f"{name}{at}": f"{value:.4f}" for name, value in sorted(state["metrics"].items()) if name.startswith("val/")
+    }
 
 
 def _teacher(teacher: dict[str, Any]) -> str:
@@ -53,6 +63,4 @@ A language model pre-trained with pd-lightning {version}.
 | | |
 |---|---|
 {table}
-
-Losses are in nats per token.
-{teacher}"""
+{unit}{teacher}"""

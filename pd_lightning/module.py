@@ -33,6 +33,7 @@ from pd_lightning.optimization import (
 from pd_lightning.schedules import WSD, Schedule, as_schedule, check_schedules
 from pd_lightning.speed import Speed
 from pd_lightning.split_means import SplitMeans
+from pd_lightning.stale_figures import leave_gaps
 from pd_lightning.strategies import FSDP2Strategy
 from pd_lightning.students import Student
 from pd_lightning.surroundings import (
@@ -65,15 +66,13 @@ class DistillationModule(pl.LightningModule):
         transforms: What is done to the teacher's targets before the loss, by name, in order.
         loss: Divergence between student and teacher; ForwardKL by default.
         weighting: What is done to the weights of the two losses position by position, by name, in order.
-        kd_weight: Share of the KD loss over the run, α of Peng et al., in [0, 1]: a number or a schedule; 0.9 by
-            default.
+        kd_weight: Share of the KD loss over the run, α of Peng et al., in [0, 1]: a number (default 0.9) or a schedule.
         lr: Learning rate over the run: a number or a schedule; WSD up to 6e-4 by default.
         optimizer: Makes the optimizer from parameter groups; AdamW (betas 0.9 and 0.95, weight decay 0.1 on matrices)
             by default. Its learning rate is the one of `lr`.
         val_teacher: Whom the student is compared with in validation and test, where that is another: a FrozenTeacher,
             say, of whole distributions where training reads truncated ones. By default `teacher`.
-        chunk_size: Positions whose logits are there at once: fewer take less memory. By default a function of the
-            vocabulary, the data type and the device.
+        chunk_size: Positions whose logits are there at once: fewer take less memory. By default `rows_per_chunk`.
 
     Source: Peng et al. (arXiv 2410.16215).
     """
@@ -208,6 +207,7 @@ class DistillationModule(pl.LightningModule):
             means["grad_norm"] = total_norm(gradients)
             means |= {"lr": torch.tensor(optimizer.param_groups[0]["lr"]), "tokens": self._num_tokens}
             self.log_dict({f"train/{name}": value for name, value in means.items()})
+            leave_gaps(self.trainer, means)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the speed."""
@@ -216,6 +216,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the perplexity over the whole validation split."""
+        self.evaluation.step = self.global_step
         self.log("val/perplexity", self.evaluation.perplexity(), sync_dist=True)
         self._speed.mark()
 

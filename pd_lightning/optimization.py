@@ -73,7 +73,7 @@ def length_of_run(steps: float) -> int:
     Raises:
         ValueError: If there is no end to them, or none.
     """
-    if steps == float("inf"):
+    if steps in (float("inf"), -1):  # -1 of data that don't know their length
         raise ValueError(
             f"The length of the run must be known to its schedules, got {steps}. Set trainer.max_steps or "
             "trainer.max_epochs."

@@ -95,7 +95,10 @@ def _unknown_module(found: Found, class_path: str, settings: Sequence[str]) -> s
 
 
 def _unknown_short_name(found: Found, class_path: str, settings: Sequence[str]) -> str:
-    return f"there is no class '{found[1]}'. Give its full class_path, such as pd_lightning.schedules.WSD."
+    return (
+        f"there is no class '{found[1]}'. Give its full class_path, such as pd_lightning.losses.ForwardKL or "
+        "lightning.pytorch.loggers.WandbLogger."
+    )
 
 
 def _wrong_base(found: Found, class_path: str, settings: Sequence[str]) -> str:

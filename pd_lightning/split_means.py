@@ -16,6 +16,7 @@ class SplitMeans(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.step: int | None = None  # of the last validation
         # NaN stays NaN. "disable" would say so too, but makes torchmetrics 1.9 forget the weights.
         self.lm_loss, self.kd_loss, self.top1_agreement = (MeanMetric(nan_strategy=math.nan) for _ in range(3))
 

@@ -48,6 +48,7 @@ GROUPS = {
         "optimization",
         "speed",
         "split_means",
+        "stale_figures",
         "strategies",
         "surroundings",
         "totals",

@@ -267,6 +267,11 @@ def test_the_teacher_is_in_no_checkpoint_and_a_resumed_run_goes_on(blocks: Path,
     assert all(map(torch.equal, weights(whole), weights(resumed)))
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return iter([torch.ones(2, 5, dtype=torch.int64)] * 3)
+
+
 def test_what_a_trainer_must_be(blocks: Path) -> None:
     data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=8)
     with pytest.raises(ValueError, match="must not be float16"):
@@ -274,10 +279,44 @@ def test_what_a_trainer_must_be(blocks: Path) -> None:
     rising = Own(Distiller(FrozenTeacher(Bigram(2, 300)), kd_weight=Linear(0.0, 1.0)))
     with pytest.raises(ValueError, match=r"length of the run must be known.*Set trainer\.max_steps"):
         fit(rising, data, steps=-1, max_time="00:00:01:00")
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=None)  # an epoch of it has no length
+    with pytest.raises(ValueError, match=r"length of the run must be known.*Set trainer\.max_steps"):
+        fit(rising, stream, steps=-1, max_epochs=1, limit_val_batches=0)
     ends = fit(Own(Distiller(FrozenTeacher(Bigram(2, 300)), kd_weight=0.5)), data, steps=-1, max_epochs=1)
     assert ends.global_step == 2
     with pytest.raises(ValueError, match=r"kd_weight must stay in \[0, 1\], got 1\.33333 at step 2"):
         fit(Own(Distiller(FrozenTeacher(Bigram(2, 300)), kd_weight=Linear(0.0, 2.0))), data)
+
+
+def test_schedules_follow_the_batches_where_two_optimizers_step_at_each(blocks: Path) -> None:
+    class Two(Own):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            loss = super().training_step(batch, batch_idx)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            parts = (self.model.embedding, self.model.head)
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in parts]
+
+    module = Two(Distiller(FrozenTeacher(Bigram(2, 300)), kd_weight=Linear(0.0, 1.0)))
+    data = TokenBlocks(str(blocks), batch_size=4, max_train_blocks=20)
+    fit(module, data, steps=-1, max_epochs=1, limit_val_batches=0)
+    assert module.weights == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+def test_pieces_of_another_kind_are_told() -> None:
+    with pytest.raises(ValueError, match=r"teacher must be a Teacher, got Bigram\. Give .*FrozenTeacher\(model\)"):
+        Distiller(Bigram(2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="transforms must be a dictionary of transforms by names of yours, got list"):
+        Distiller(NoTeacher(), [TopK(3)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must be a number or a Schedule, got '0\.9'"):
+        Distiller(NoTeacher(), kd_weight="0.9")  # type: ignore[arg-type]
 
 
 def test_weightings_act(tokens: Tensor) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.export import export, load_student
+from pd_lightning.model_card import model_card
 from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import OfflineTeacher
@@ -58,6 +59,29 @@ def test_the_model_card_says_how_it_was_trained(tmp_path: Path, tiny: Any, trunc
     for text in ("# my-model", "| weights | bfloat16 |", "| training tokens | 128 |", "| optimizer steps | 2 |"):
         assert text in card
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "my-model").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("metrics", "validated_at", "expected"),
+    [
+        ({"val/lm_loss": 2.5}, 40, "| val/lm_loss | 2.5000 |"),
+        ({"val/lm_loss": 2.5}, 20, "| val/lm_loss at step 20 | 2.5000 |"),
+        ({"val/lm_loss": 2.5}, None, "| val/lm_loss | 2.5000 |"),
+        ({"train/loss": 2.5}, None, None),
+    ],
+)
+def test_a_card_tells_of_which_step_its_figures_are(metrics: Any, validated_at: Any, expected: str | None) -> None:
+    state = {"student_config": None, "teacher": None, "num_tokens": 1, "seed": 0, "metrics": metrics}
+    checkpoint = {"global_step": 40, "pd_lightning": {**state, "validated_at": validated_at}}
+    card = model_card(checkpoint, "name", "float32")
+    assert ("in nats per token" in card) == (expected is not None)
+    assert expected is None or expected in card
+
+
+def test_a_checkpoint_tells_when_it_was_validated(tmp_path: Path, tiny: Any, truncated_store: Path) -> None:
+    trained(tmp_path, HFStudent(config=tiny.config), truncated_store)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["pd_lightning"]["validated_at"] == state["global_step"] == 2
 
 
 class Bigram(nn.Module):

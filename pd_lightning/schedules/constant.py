@@ -21,5 +21,11 @@ class Constant(Schedule):
 
 
 def as_schedule(value: Schedule | float) -> Schedule:
-    """Let a number stand for the schedule that always gives it."""
+    """Let a number stand for the schedule that always gives it.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if not isinstance(value, (Schedule, int, float)):
+        raise ValueError(f"A schedule must be a number or a Schedule, got {value!r}. Give 0.9 or WSD(0.9), say.")
     return value if isinstance(value, Schedule) else Constant(value)

@@ -19,7 +19,8 @@ from pd_lightning.callbacks import Distill
 from pd_lightning.data import MixedIn, TokenBlocks
 from pd_lightning.data.layout import as_hugging_face, as_next_tokens
 from pd_lightning.language_model import build_causal_lm
-from pd_lightning.schedules import Constant, Linear
+from pd_lightning.module import DistillationModule
+from pd_lightning.schedules import Constant, Linear, Part, Piecewise
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher
 from pd_lightning.transforms import TopK
 
@@ -236,6 +237,61 @@ def test_as_a_callback_of_somebodys_yaml(blocks: Path, teacher_dir: Path, tmp_pa
     )
     assert cli.trainer.global_step == 2
     assert float(cli.trainer.callback_metrics["train/kd_weight"]) == 1.0
+
+
+@pytest.mark.parametrize("layout", ["mapped", "same", "pair"])
+def test_the_kd_loss_is_over_the_labelled_positions_whatever_the_layout(blocks: Path, layout: str) -> None:
+    data = blocks_of(blocks)
+    data.setup("fit")
+    rows = torch.cat([batch["input_ids"] for batch in data.train_dataloader()])[:8]
+    labels = rows.clone()
+    labels[:, :6] = -100  # a prompt
+
+    class Tokens(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            ids = batch["tokens"] if layout == "mapped" else batch["input_ids"] if layout == "same" else batch[0]
+            return self.model(ids).logsumexp(-1).mean()
+
+    items = {
+        "mapped": [{"tokens": row, "prompt": 6} for row in rows],
+        "same": [{"input_ids": row, "labels": label} for row, label in zip(rows, labels, strict=True)],
+        "pair": [(row, F.pad(label[1:], (0, 1), value=-100)) for row, label in zip(rows, labels, strict=True)],
+    }[layout]
+    mapped: Any = None if layout != "mapped" else lambda batch: {"input_ids": batch["tokens"], "labels": labels}
+    module = Tokens()
+    module.model.dropout.p = 0.0
+    loader = torch.utils.data.DataLoader(items, batch_size=8)
+    trainer = fit(module, loader, Distill(teacher(), "model.lm_head", batch_map=mapped), steps=1, limit_val_batches=0)
+    log_q, log_p = (Bigram(seed)(rows).double().log_softmax(-1) for seed in (1, 2))
+    kd = (log_p.exp() * (log_p - log_q)).sum(-1)[:, 5:-1].mean()
+    assert float(trainer.callback_metrics["train/kd_loss"]) == pytest.approx(kd.item(), rel=1e-5)
+
+
+def test_a_validation_step_may_do_without_the_logits(blocks: Path) -> None:
+    class Other(Plain):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("norm", self.model.lm_head.weight.norm())
+
+    trainer = fit(Other(), blocks_of(blocks), Distill(teacher(), "model.lm_head"), val_check_interval=8)
+    assert "val/kd_loss" not in trainer.callback_metrics
+    assert "norm" in trainer.callback_metrics
+
+
+def test_where_the_weight_falls_to_zero_figures_end(blocks: Path) -> None:
+    seen: list[dict[str, float]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    falling = Piecewise({"taught": Part(0.9, 0.5), "alone": Part(0.0)})
+    fit(Plain(), blocks_of(blocks), Distill(teacher(), "model.lm_head", kd_weight=falling), Look(), limit_val_batches=0)
+    assert ["train/kd_loss" in figures for figures in seen] == [True] * 4 + [False] * 4
+    seen.clear()
+    ours = DistillationModule(Bigram(1), teacher(), kd_weight=falling, lr=0.1)
+    fit(ours, blocks_of(blocks), Look(), limit_val_batches=0, log_every_n_steps=1)
+    assert ["train/kd_loss" in figures for figures in seen] == [True] * 4 + [False] * 4
+    assert all("train/lm_loss" in figures for figures in seen)
 
 
 def test_blocks_without_targets_are_trained_on_the_modules_own_loss(blocks: Path, truncated_store: Path) -> None:

@@ -227,6 +227,9 @@ def test_a_task_that_generates_needs_a_student_that_can(teacher_dir: Path, tasks
     callback = LMEval(["generated"], str(tasks), module="net", tokenizer=str(teacher_dir), max_length=16)
     with pytest.raises(ValueError, match="must have a student that can, got Sequential without `generate`"):
         quiet_trainer(max_steps=1, callbacks=[callback]).fit(Foreign(), data)
+    callback = LMEval(["choices"], "my_taskz", module="net", tokenizer=str(teacher_dir), max_length=16)
+    with pytest.raises(FileNotFoundError, match=r"include_path of LMEval must be a folder of tasks, got 'my_taskz'"):
+        quiet_trainer(max_steps=1, callbacks=[callback]).fit(Foreign(), data)
 
 
 @pytest.mark.parametrize(
