@@ -269,7 +269,7 @@ def test_the_teacher_is_in_no_checkpoint_and_a_resumed_run_goes_on(blocks: Path,
 
 class Stream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Any:
-        return iter([torch.ones(2, 5, dtype=torch.int64)] * 3)
+        return iter([{"input_ids": torch.ones(2, 5, dtype=torch.int64)}] * 3)
 
 
 def test_what_a_trainer_must_be(blocks: Path) -> None:

@@ -79,9 +79,13 @@ def test_a_card_tells_of_which_step_its_figures_are(metrics: Any, validated_at: 
 
 
 def test_a_checkpoint_tells_when_it_was_validated(tmp_path: Path, tiny: Any, truncated_store: Path) -> None:
-    trained(tmp_path, HFStudent(config=tiny.config), truncated_store)
-    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["pd_lightning"]["validated_at"] == state["global_step"] == 2
+    module = DistillationModule(HFStudent(config=tiny.config), OfflineTeacher())
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=3, val_check_interval=2, enable_checkpointing=False, **quiet)
+    trainer.fit(module, TokenBlocks(str(truncated_store), batch_size=4))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert (state["pd_lightning"]["validated_at"], state["global_step"]) == (2, 3)
 
 
 class Bigram(nn.Module):
