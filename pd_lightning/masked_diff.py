@@ -13,13 +13,14 @@ _TEXT = r"""(?:"{3}.*?(?:"{3}|$)|'{3}.*?(?:'{3}|$)|"(?:[^"\\]|\\.)*(?:"|\\?$)|'(
 _LITERAL = rf"{_TEXT}(?:\s*{_TEXT})*"
 # From the beginning of a word on: else a long line of one word would be searched from each of its letters.
 _NAME = r"""(?<![\w-])(?P<name>[\w-]+)["'\]]*\s*"""
-_IN_CODE = re.compile(rf"""{_NAME}(?:[:=!]=|[:=]|:[^=(),{{}}]*=)\s*(?:\(\s*)?(?=[bfruBFRU]{{0,2}}["'])""")
+_IN_CODE = re.compile(rf"""{_NAME}(?:[:=!]=|[:=]|:[^=(),{{}}]{{0,200}}=)\s*(?:\(\s*)?(?=[bfruBFRU]{{0,2}}["'])""")
 _IN_SETTINGS = re.compile(rf"{_NAME}(?P<sign>[:=]{{1,2}})\s*")
 _QUOTED = re.compile(rf"[bfruBFRU]{{0,2}}{_LITERAL}")
 _QUOTED_SETTING = re.compile(rf"{_LITERAL}[^\s,;)}}\]]*")
 _REST, _WORD, _ENTRY = re.compile(r".+"), re.compile(r"\S+"), re.compile(r"[^,}\]]+")
+_READ = 1000  # characters of a line that are looked at once more for a name; a minified file is one line
 # What may stand before the name of a setting that has its line for itself.
-_BEFORE = re.compile(r"""(?:@@ .*? @@ |[+\- ])?\s*(?:[-*]\s+|export\s+|set\s+)*["']?""")
+_BEFORE = re.compile(r"""(?:@@ .*? @@ |[+\- ])?\s*(?:[-*#;]\s*|//\s*|export\s+|set\s+)*["']?""")
 _NOTHING = re.compile(r"(?:null|none|~|true|false)\s*,?\s*(?:#.*)?", re.IGNORECASE)
 _OPENS = re.compile(r"\s*(?:[|>][-+\d]*|[{\[])?\s*(?:#.*)?")
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
@@ -84,19 +85,32 @@ def _opened(line: str) -> int | None:
 
 def _without_values(line: str, code: bool) -> str:
     """A line without the values under names of secrets."""
-    kept, at = "", 0
+    kept, at = [], 0
     for found in (_IN_CODE if code else _IN_SETTINGS).finditer(line):
         if found.start() >= at and is_secret(found["name"]):
-            value = _QUOTED.match(line, found.end()) if code else _setting(line, found)
+            value = _quoted(line, found) if code else _setting(line, found)
             if value is not None:
-                kept, at = kept + line[at : found.end()] + MASK, value.end()
-    return kept + line[at:]
+                kept += [line[at : found.end()], MASK]
+                at = value.end()
+    return "".join([*kept, line[at:]])
+
+
+def _quoted(line: str, found: re.Match[str]) -> re.Match[str] | None:
+    """Text in quotes, None where the quotes end here: `input("password: ")`."""
+    read = found.end() < _READ and line.startswith('"', found.end())
+    ends = read and line[: found.end()].replace('"""', "").count('"') % 2
+    return None if ends else _QUOTED.match(line, found.end())
 
 
 def _setting(line: str, found: re.Match[str]) -> re.Match[str] | None:
     """The value of a setting, None for one that tells nothing."""
-    start = found.end()
+    start, before = found.end(), line[max(0, found.start() - _READ) : found.start()].rstrip()
     if _NOTHING.fullmatch(line, start) or _OPENS.fullmatch(line, start):
         return None
-    whole = _REST if _BEFORE.fullmatch(line, 0, found.start()) else _WORD if "=" in found["sign"] else _ENTRY
-    return _QUOTED_SETTING.match(line, start) or whole.match(line, start)
+    quoted = _QUOTED_SETTING.match(line, start)
+    if quoted or _BEFORE.fullmatch(line, 0, found.start()):
+        return quoted or _REST.match(line, start)
+    if "=" in found["sign"]:
+        return _WORD.match(line, start)
+    # Else it is prose: what is said of a token: this.
+    return _ENTRY.match(line, start) if before.endswith(("{", "[", "(", ",", '"', "'")) else None

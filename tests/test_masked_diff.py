@@ -33,6 +33,8 @@ def masked(file: str, *lines: str) -> list[str]:
         ('{"a": {"apiKey": "x"}, "b": "y"}', '{"a": {"apiKey": ***}, "b": "y"}'),
         ("{user: me, password: hunter 2, lr: 1}", "{user: me, password: ***, lr: 1}"),
         ("env: DB_PASSWORD=hunter2 LR=1", "env: DB_PASSWORD=*** LR=1"),
+        ("# password: hunter2", "# password: ***"),
+        ('curl -H "Authorization: Bearer abc" url', 'curl -H "Authorization: ***'),
         ("run --wandb-api-key=abc --lr=1", "run --wandb-api-key=*** --lr=1"),
         ("url: https://me:word@host/x?sig=abc", "url: https://***@host/x?sig=***"),
         ("note: hf_abcdefghijklmnopqrstuv", "note: ***"),
@@ -48,6 +50,7 @@ def test_a_setting_to_its_end(line: str, expected: str) -> None:
     [
         *("token: null", "use_auth_token: true,", "password:", "TOKEN=", "num_tokens: 5", "eos_token: '</s>'"),
         *("tokenizer: runs/tokenizer", "kd_weight: 0.9  # a token", "- a token, and a secret", "# password", ""),
+        "What the model says of the next token: a share, not a number.",
     ],
 )
 def test_a_line_without_one(line: str) -> None:
@@ -82,6 +85,8 @@ def test_text_in_code(line: str, expected: str) -> None:
         "api_key = os.environ['API_KEY']",
         "for token in ('a', 'b'):",
         "eos_token = '</s>'",
+        'password = getpass("Your password: ")',
+        'url = f"{host}/?user={user}&page=" + token',
     ],
 )
 def test_code_that_only_mentions_them(line: str) -> None:
