@@ -12,14 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from pd_lightning.callbacks.distilling import distilling
-from pd_lightning.callbacks.logits_sample import Sample, undisturbed, width
-from pd_lightning.callbacks.training_data import manifest_of
+from pd_lightning.callbacks.logits_sample import Sample, undisturbed
 from pd_lightning.context import Progress
 from pd_lightning.data.inputs import BatchInputs
 from pd_lightning.distiller import Distiller
 from pd_lightning.heads import Head
 from pd_lightning.logits_figures import Asked
 from pd_lightning.objective import Objective
+from pd_lightning.surroundings import surroundings_of
 from pd_lightning.teachers import Surroundings, Teacher
 
 
@@ -47,15 +47,17 @@ class Comparison:
         self._inputs: Callable[[Any], dict[str, Tensor]] = BatchInputs(batch_map)
         if isinstance(held, Distiller) and batch_map is None:
             self._inputs = held.inputs
-        self._other: Surroundings | None = None
+        # Without the student's width, until its logits tell it.
+        self._around: Surroundings | None = None
         if teacher is not None or held is None:
             self._teacher, self._val_teacher, self._objective = teacher, teacher, Objective()
         else:
             self._teacher, self._objective = held.teacher, held.objective
             self._val_teacher = getattr(held, "val_teacher", None) or held.teacher
+            self._around = held._surroundings if isinstance(held, Distiller) else None
         if teacher is not None:
-            self._other = _surroundings(trainer)
-            self._meet(self._other)
+            self._around = surroundings_of(trainer, None)
+            self._meet(self._around)
 
     def sample(self, trainer: pl.Trainer, batch: Any, size: int, draw: int, training: bool) -> Sample:
         """Have the teacher say what it says of a batch, before the student does.
@@ -71,7 +73,7 @@ class Comparison:
         length = trainer.estimated_stepping_batches if trainer.state.fn == TrainerFn.FITTING else 1
         progress = Progress(trainer.global_step, 1 if isinf(length) else int(length), (draw, trainer.global_rank))
         teacher = self._teacher if training else self._val_teacher
-        if teacher is not None and self._other is not None and self._other.vocab_size is None:
+        if teacher is not None and self._around is not None and self._around.vocab_size is None:
             _check_ids(teacher, inputs)
         with self._apart(inputs["input_ids"].device):
             targets = None if teacher is None else teacher(inputs)
@@ -87,12 +89,13 @@ class Comparison:
             head: As of `Sample.take`.
 
         Raises:
-            ValueError: If there are no logits, or they are over another vocabulary than the other teacher's.
+            ValueError: If there are no logits, or they are over another vocabulary than the teacher's.
         """
-        if self._other is not None and self._other.vocab_size is None:
+        if self._around is not None and self._around.vocab_size is None:
             assert self._teacher is not None
-            self._other.vocab_size = width(output, head)
-            self._meet(self._other)
+            # A Distiller does the same, but later: when the student is done.
+            self._around = replace(self._around, vocab_size=sample.width(output, head))
+            self._meet(self._around)
             sample.asked = replace(sample.asked, shared_vocab_size=self._teacher.shared_vocab_size)
         with self._apart(torch.device("cpu")):
             sample.take(output, head)
@@ -123,16 +126,5 @@ def _check_ids(teacher: Teacher, inputs: dict[str, Tensor]) -> None:
     if known is not None and largest >= known:
         raise ValueError(
             f"Teacher and student must share a vocabulary, got a token id {largest} and a teacher of {known} ids. Set "
-            "teacher of LogitsStatistics to a model with the student's tokenizer."
+            "teacher, of LogitsStatistics or of what distils, to a model with the student's tokenizer."
         )
-
-
-def _surroundings(trainer: pl.Trainer) -> Surroundings:
-    """What a teacher has to fit to, as far as our data tell; other people's don't."""
-    around = Surroundings(trainer.strategy.root_device, device_mesh=getattr(trainer.strategy, "device_mesh", None))
-    manifest = manifest_of(trainer)
-    if manifest is not None:
-        around.data_kind, around.columns, around.block_size = manifest.kind, manifest.columns, manifest.block_size
-        around.data_vocab_size, around.tokenizer_vocab_size = manifest.vocab_size, manifest.tokenizer_vocab_size
-        around.document_attention = manifest.document_attention
-    return around

@@ -13,7 +13,7 @@ def flops_per_token(model: nn.Module, positions: int) -> float:
     2 for each weight that a token is multiplied by, and 4 · layers · width · positions for attention, over all
     positions whether masked or not; in training three times that, the backward pass being two forward passes. A table
     of embeddings is looked up, not multiplied, unless it is the head too. Of a mixture of experts the chosen ones
-    count. Recomputed activations don't count.
+    count, and those that all tokens share. Recomputed activations don't count.
 
     Args:
         model: What is trained of it counts three times, what is frozen once.
@@ -34,7 +34,7 @@ def flops_per_token(model: nn.Module, positions: int) -> float:
             continue
         passes = 3 if weight.requires_grad else 1
         trains |= weight.requires_grad
-        total += 2 * passes * weight.numel() * (chosen if "experts." in name else 1.0)
+        total += 2 * passes * weight.numel() * (chosen if ".experts." in f".{name}" else 1.0)
     return total + (3 if trains else 1) * 4 * _attention_width(config) * positions
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pd_lightning.context import IGNORE_INDEX, Progress
 from pd_lightning.heads import Head
 from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
+from pd_lightning.student_output import aligned
 from pd_lightning.targets import Targets
 
 POSITION = "position"
@@ -35,12 +36,14 @@ class Sample:
         self._size = size
         self._runs = _drawn(labels.numel(), size, progress.draw)
         self._taken = 0
+        self._cut = False
         self._parts: list[Tensor] = []
 
     def take(self, output: Any, head: Head | None = None) -> None:
         """Take the logits of the next positions, whole or slice after slice; what comes after the last is disregarded.
 
-        Whole ones `[B, T', V]` may lack the last position of each row, which then counts for nothing, or have one more.
+        Whole ones `[B, T', V]` or `[B · T', V]` may lack the last position of each row, which then counts for nothing;
+        and `[B, T', V]` may have one more.
 
         Args:
             output: Logits, float `[..., V]`, or an output of transformers that has them; with a head, hidden states.
@@ -49,9 +52,13 @@ class Sample:
         Raises:
             ValueError: If there are no logits in it.
         """
+        tensor = _tensor(output, head)
         if self._taken >= self._labels.numel():
+            # What looked like a batch without the last position of each row was the first of two slices.
+            rest = tensor.shape[:-1].numel()
+            self._taken += rest if self._cut and rest <= len(self._labels) else 0
             return
-        rows = self._aligned(_tensor(output, head)).flatten(0, -2)
+        rows = self._aligned(tensor).flatten(0, -2)
         start, self._taken = self._taken, self._taken + len(rows)
         with undisturbed(rows.device), torch.no_grad():
             for run in self._runs:
@@ -59,6 +66,22 @@ class Sample:
                 if begin < end:
                     part = rows[begin - start : end - start]
                     self._look(slice(begin, end), part if head is None else head(part))
+
+    def width(self, output: Any, head: Head | None = None) -> int:
+        """Give V, the width of the logits that `take` is given.
+
+        Args:
+            output: As of `take`.
+            head: As of `take`.
+
+        Raises:
+            ValueError: If there are no logits in it, or they are not of the whole vocabulary.
+        """
+        tensor = _tensor(output, head)
+        with undisturbed(tensor.device), torch.no_grad():
+            V = tensor.shape[-1] if head is None else head(tensor.flatten(0, -2)[:1]).shape[-1]
+        _check_width(self._labels, V)
+        return V
 
     def table(self) -> Tensor:
         """Give the figures, float32 `[size, columns]`; rows beyond the positions of the batch are `UNKNOWN`.
@@ -75,19 +98,20 @@ class Sample:
         return padded(torch.cat(self._parts), self._size)
 
     def _aligned(self, tensor: Tensor) -> Tensor:
+        """Give each position its row, where the logits are whole."""
         B, T = self._labels.shape
-        if tensor.shape[:-1] == (B, T - 1):
-            self._labels[:, -1] = IGNORE_INDEX
-            return F.pad(tensor, (0, 0, 0, 1))
-        return tensor[:, :T] if tensor.shape[:-1] == (B, T + 1) else tensor
+        flat = tensor.dim() == 2 and self._taken == 0 and len(tensor) == B * (T - 1)
+        if not flat and tensor.shape[:-1] not in ((B, T - 1), (B, T + 1)):
+            return tensor
+        _, tensor = aligned({"input_ids": self._labels}, tensor)
+        if tensor.shape[1] == T:
+            return tensor
+        self._cut, self._labels[:, -1] = flat, IGNORE_INDEX
+        return F.pad(tensor, (0, 0, 0, 1))
 
     def _look(self, rows: slice, logits: Tensor) -> None:
         labels = self._labels.flatten()[rows]
-        if int(labels.max()) >= logits.shape[-1]:
-            raise ValueError(
-                f"Logits must be of the whole vocabulary, got {logits.shape[-1]} of each position for a label "
-                f"{int(labels.max())}. Set module of LogitsStatistics to the submodule that makes them."
-            )
+        _check_width(labels, logits.shape[-1])
         said = None if self._targets is None else self._targets.rows(rows)
         figures = logits_figures(self.asked, logits, labels, said, self._progress)
         at = torch.arange(rows.start, rows.stop, device=logits.device) % self._labels.shape[1]
@@ -100,11 +124,13 @@ class Sample:
         self._parts.append(torch.cat(columns, dim=1))
 
 
-def width(output: Any, head: Head | None = None) -> int:
-    """Give V, the width of the logits that `Sample.take` is given."""
-    tensor = _tensor(output, head)
-    with undisturbed(tensor.device), torch.no_grad():
-        return tensor.shape[-1] if head is None else head(tensor.flatten(0, -2)[:1]).shape[-1]
+def _check_width(labels: Tensor, V: int) -> None:
+    largest = int(labels.max())
+    if largest >= V:
+        raise ValueError(
+            f"Logits must be of the whole vocabulary, got {V} of each position for a label {largest}. Set module of "
+            "LogitsStatistics to the submodule that makes them."
+        )
 
 
 def _tensor(output: Any, head: Head | None) -> Tensor:

@@ -67,12 +67,13 @@ class LogitsStatistics(pl.Callback):
         self._validated: tuple[dict[str, float], dict[str, Tensor]] = ({}, {})
         self._step = -1
         self._stepped = 0
-        self._kd_losses: list[Tensor] = []
+        self._kd_loss: Tensor | None = None
+        self._kd_losses = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew."""
         self._sample, self._tables, self._validated = None, [], ({}, {})
-        self._step, self._stepped, self._kd_losses = -1, 0, []
+        self._step, self._stepped, self._kd_loss, self._kd_losses = -1, 0, None, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find logits and teacher.
@@ -159,10 +160,9 @@ class LogitsStatistics(pl.Callback):
         """Log the sample, and how much larger the KD loss is than in the training since the last validation."""
         figures, values = self._validated
         validated = trainer.callback_metrics.get("val/kd_loss")
-        if self._kd_losses and validated is not None and not trainer.sanity_checking:
-            trained = torch.stack([loss.double().cpu() for loss in self._kd_losses]).mean()
-            figures["kd_loss_gap"] = float(validated) - float(trained)
-            self._kd_losses = []
+        if self._kd_loss is not None and validated is not None and not trainer.sanity_checking:
+            figures["kd_loss_gap"] = float(validated) - float(self._kd_loss) / self._kd_losses
+        self._kd_loss, self._kd_losses = None, 0
         if figures:
             self._log(trainer, "val", figures, values)
 
@@ -208,7 +208,7 @@ class LogitsStatistics(pl.Callback):
         return max(1, self.positions // trainer.world_size)
 
     def _remember_kd_loss(self, trainer: pl.Trainer) -> None:
-        """Keep a KD loss that the loggers see too; it is read in validation alone, which waits for the device."""
+        """Add a KD loss that the loggers see too; the sum is read in validation alone, which waits for the device."""
         if trainer.global_step == self._stepped:
             return
         self._stepped = trainer.global_step
@@ -217,7 +217,9 @@ class LogitsStatistics(pl.Callback):
             metrics = trainer.callback_metrics
             # Where the KD loss has no share any more, it is not computed, and Lightning shows the last one again.
             if "train/kd_loss" in metrics and float(metrics.get("train/kd_weight", 1.0)) > 0:
-                self._kd_losses.append(metrics["train/kd_loss"].detach())
+                loss = metrics["train/kd_loss"].detach().float()
+                self._kd_loss = loss if self._kd_loss is None else self._kd_loss + loss
+                self._kd_losses += 1
 
     def _log(self, trainer: pl.Trainer, stage: str, figures: dict[str, float], values: dict[str, Tensor]) -> None:
         """Write to the loggers at once: Lightning would pass on no more than every log_every_n_steps."""

@@ -20,8 +20,9 @@ _GIB = 2**30
 class Throughput(pl.Callback):
     """Logs how fast a training is, on logged steps: docs/statistics.md has names and units.
 
-    All ranks are counted. The time is that of training as a whole, waiting for data and checkpoints included,
-    validation left out. On logged steps alone it waits for the device.
+    All ranks are counted. The time is that of training as a whole: waiting for data, checkpoints, and what callbacks
+    do between steps (LMEval, ExportHF, LogitsStatistics) included, validation left out. On logged steps alone it waits
+    for the device.
 
     Works on any LightningModule whose batches have token ids `[B, T]`, as `input_ids` or first of a pair; of other
     batches it counts samples.
@@ -115,7 +116,9 @@ class Throughput(pl.Callback):
         # MPS has no float64.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         everywhere = trainer.strategy.all_gather(torch.tensor(own, dtype=dtype, device=device)).view(-1, len(own)).cpu()
-        samples, tokens, taught = everywhere[:, :3].sum(dim=0)
+        # Under tensor parallelism several ranks work at one batch.
+        share = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", trainer.world_size) / trainer.world_size
+        samples, tokens, taught = everywhere[:, :3].sum(dim=0) * share
         seconds, memory = everywhere[:, 3].amax().clamp(min=1e-9), everywhere[:, 4].amax()
         figures = {"samples_per_second": samples / seconds}
         if memory:

@@ -20,7 +20,7 @@ _TOKENIZER = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s@'\"]*:[^/?#\s'\"]*@")
-_PARAMETER = re.compile(r"(?<=[?&])([^=&#\s'\"]+)=([^&#\s'\"]+)")
+_PARAMETER = re.compile(r"(?<=[?&])([^?=&#\s'\"]+)=([^&#\s'\"]+)")
 # Access keys that their services mark: Hugging Face, OpenAI, GitHub, GitLab, Slack, Amazon, Google.
 _KNOWN_KEYS = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"

@@ -26,6 +26,7 @@ GROUPS = {
         "launched",
         "loggers",
         "lost_processes",
+        "masked_diff",
         "parse_errors",
         "quiet",
         "run_settings",

@@ -79,6 +79,19 @@ def test_a_long_diff_is_cut(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (len(state.diff), state.diff_is_cut) == (200, True)
 
 
+def test_a_secret_at_the_cut_is_masked_before(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "hf_abcdefghijABCDEFGHIJklmnop"
+    (checkout / "model.py").write_text(f"{'x' * 70} {key} {'y' * 70}\n")
+    state = git_state()
+    assert state is not None
+    cut = state.diff.index("***") + 2
+    monkeypatch.setattr(module, "LONGEST_DIFF", cut)
+    state = git_state()
+    assert state is not None
+    assert state.diff.endswith("x **")
+    assert (len(state.diff), state.diff_is_cut) == (cut, True)
+
+
 def test_a_large_file_is_only_named(checkout: Path) -> None:
     (checkout / "model.py").write_text("line\n" * 300_000)
     state = git_state()
@@ -112,6 +125,75 @@ def test_what_a_repository_names_is_not_run(checkout: Path) -> None:
     assert state is not None
     assert "+width = 3" in state.diff
     assert not (checkout / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["clean", "smudge", "process"])
+def test_no_filter_is_run(checkout: Path, kind: str) -> None:
+    """Which git runs to compare a file, whatever else it is told."""
+    (checkout / ".gitattributes").write_text("*.py filter=My.Filter\n")
+    git("add", "-A")
+    git("commit", "-qm", "attributes")
+    git("config", f"filter.My.Filter.{kind}", f"touch '{checkout / 'ran'}'; cat")
+    git("config", "filter.My.Filter.required", "true")
+    (checkout / "model.py").write_text("width = 4\n")
+    state = git_state()
+    assert state is not None
+    assert "+width = 4" in state.diff
+    assert not (checkout / "ran").exists()
+    if kind == "clean":
+        git("diff")
+        assert (checkout / "ran").exists(), "git by itself runs it"
+
+
+def test_a_filter_that_cannot_be_switched_off(checkout: Path) -> None:
+    """The command line of git has no way to name it."""
+    git("config", "filter.a=b.clean", f"touch '{checkout / 'ran'}'; cat")
+    (checkout / ".git" / "info" / "attributes").write_text("*.py filter=a=b\n")
+    (checkout / "model.py").write_text("width = 5\n")
+    assert git_state() is None
+    assert not (checkout / "ran").exists()
+
+
+def test_no_filter_of_a_submodule_is_run(checkout: Path) -> None:
+    """Its configuration is its own."""
+    git("init", "-q", str(checkout / "inner"))
+    inner = ("-C", str(checkout / "inner"))
+    (checkout / "inner" / "a.py").write_text("a = 1\n")
+    git(*inner, "add", "-A")
+    git(*inner, "commit", "-qm", "one")
+    git("-C", str(checkout), "-c", "advice.addEmbeddedRepo=false", "add", "inner")
+    git("commit", "-qm", "inner")
+    git(*inner, "config", "filter.x.clean", f"touch '{checkout / 'ran'}'; cat")
+    (checkout / "inner" / ".git" / "info" / "attributes").write_text("*.py filter=x\n")
+    (checkout / "inner" / "a.py").write_text("a = 2\n")
+    (checkout / "model.py").write_text("width = 6\n")
+    state = git_state()
+    assert state is not None
+    assert "+width = 6" in state.diff
+    assert not (checkout / "ran").exists()
+    git(*inner, "commit", "-qam", "two")
+    state = git_state()
+    assert state is not None
+    assert "+Subproject commit" in state.diff, "another commit of it is seen"
+
+
+def test_what_is_missing_is_not_fetched(checkout: Path) -> None:
+    """A partial clone would start the program that its configuration names for the other side."""
+    blob = git("rev-parse", "HEAD:model.py")
+    (checkout / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    git("config", "core.repositoryFormatVersion", "1")
+    git("config", "extensions.partialClone", "origin")
+    git("config", "remote.origin.url", str(checkout / ".git"))
+    git("config", "remote.origin.promisor", "true")
+    git("config", "remote.origin.uploadPack", f"touch '{checkout / 'ran'}'; git-upload-pack")
+    git("config", "protocol.file.allow", "always")
+    (checkout / "model.py").write_text("width = 7\n")
+    state = git_state()
+    assert state is not None
+    assert (state.dirty, state.diff) == (True, "")
+    assert not (checkout / "ran").exists()
+    subprocess.run(["git", "diff", "HEAD"], check=False, capture_output=True)
+    assert (checkout / "ran").exists(), "git by itself starts it"
 
 
 def test_no_checkout_and_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Statistics at the logits: what is logged, of whom, when; and that the training does not notice."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -338,24 +340,90 @@ def test_what_distills_is_found(tmp_path: Path, tiny: Any, blocks: Path, teacher
 
 def test_a_student_may_leave_out_the_last_position(tmp_path: Path, tiny: Any, blocks: Path) -> None:
     class Shorter(Plain):
-        more = 0
+        more, flat = 0, False
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             ids = batch["input_ids"]
-            logits = self.inner["head"](self.inner["body"](ids[:, : T + self.more]))
-            return F.cross_entropy(logits.flatten(0, 1), ids[:, 1 : T + 1 + self.more].flatten())
+            hidden = self.inner["body"](ids[:, : T + self.more])
+            logits = self.inner["head"](hidden.flatten(0, 1) if self.flat else hidden)
+            return F.cross_entropy(logits.view(-1, logits.shape[-1]), ids[:, 1 : T + 1 + self.more].flatten())
 
     rows = torch.randint(tiny.vocab_size, (8, T + 1), generator=torch.Generator().manual_seed(1))
     found = []
-    for name, more in (("same", 0), ("shorter", -1)):
+    for name, more, flat in (("same", 0, False), ("shorter", -1, False), ("flat", -1, True)):
         torch.manual_seed(3)
         module = Shorter(tiny.vocab_size)
-        module.more = more
+        module.more, module.flat = more, flat
         data = torch.utils.data.DataLoader([{"input_ids": row} for row in rows], batch_size=BATCH)
         cut = LogitsStatistics("inner.head", batch_map=lambda batch: {"input_ids": batch["input_ids"][:, :T]})
         fit(module, data, cut, steps=1, logger=MetricsCSV(str(tmp_path / name)))
         found.append(logged(tmp_path / name)[0])
     assert found[0] == pytest.approx(found[1])
+    assert found[1] == pytest.approx(found[2])
+
+
+def test_a_slice_that_looks_like_a_shorter_batch_is_found_out(tiny: Any) -> None:
+    logits = torch.randn(BATCH * T, tiny.vocab_size)
+    sample = Sample(torch.zeros(BATCH, T, dtype=torch.long), None, Asked(Objective()), 8, Progress())
+    sample.take(logits[: BATCH * (T - 1)])
+    sample.take(logits[: BATCH * (T - 1)])  # computed again in the backward pass, say
+    assert len(sample.table()) == 8
+    sample.take(logits[BATCH * (T - 1) :])
+    with pytest.raises(ValueError, match="logits of each of the batch's 64 positions, got 68"):
+        sample.table()
+
+
+@pytest.mark.parametrize("kd_weight", [0.5, 0.0])
+def test_padding_of_the_vocabulary_that_a_distiller_finds_out_later(
+    tmp_path: Path, tiny: Any, blocks: Path, kd_weight: float
+) -> None:
+    """It learns the student's width after the logits were made; with a weight of 0 never."""
+    torch.manual_seed(1)
+    wider = build_causal_lm({**tiny.config, "vocab_size": 304, "initializer_range": 0.3})
+    ways = {"given": [FrozenTeacher(wider)], "found": []}
+    rows, runs = [], []
+    for name, teacher in ways.items():
+        torch.manual_seed(3)
+        runs.append(Plain(tiny.vocab_size))
+        callbacks = [
+            LogitsStatistics("inner.head", *teacher, every_n_steps=1),
+            Distill(FrozenTeacher(wider), "inner.head", kd_weight=kd_weight),
+        ]
+        fit(runs[-1], of(blocks), *callbacks, logger=MetricsCSV(str(tmp_path / name)), steps=2)
+        rows.append(logged(tmp_path / name))
+    assert len(rows[0]) == 2
+    assert rows[0] == rows[1]
+    torch.manual_seed(3)
+    alone = Plain(tiny.vocab_size)
+    fit(alone, of(blocks), Distill(FrozenTeacher(wider), "inner.head", kd_weight=kd_weight), steps=2)
+    for run in runs:
+        assert all(torch.equal(*pair) for pair in zip(run.parameters(), alone.parameters(), strict=True))
+
+
+def test_a_teacher_of_another_tokenizer_is_refused(tmp_path: Path, tiny: Any, blocks: Path, teacher_dir: Path) -> None:
+    """Its logits are as wide as the student's."""
+    shutil.copytree(teacher_dir, tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    ids = tokenizer["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    file.write_text(json.dumps(tokenizer))
+    statistics = LogitsStatistics("inner.head", FrozenTeacher(str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="must use the same tokenizer, got 2 of 300 tokens with another id"):
+        fit(Plain(tiny.vocab_size), of(blocks), statistics, steps=1)
+
+
+def test_a_long_training_without_validation_keeps_no_more_than_a_short_one(
+    tiny: Any, blocks: Path, teacher_dir: Path
+) -> None:
+    def kept(steps: int) -> int:
+        statistics = LogitsStatistics(every_n_steps=1000)
+        module = distillation(tiny, FrozenTeacher(str(teacher_dir)))
+        fit(module, of(blocks), statistics, steps=steps, log_every_n_steps=1)
+        values = vars(statistics).values()
+        return sum(len(value) if isinstance(value, list) else isinstance(value, Tensor) for value in values)
+
+    assert kept(2) == kept(6) > 0
 
 
 def test_padding_of_a_teachers_vocabulary_is_left_out(tmp_path: Path, tiny: Any, blocks: Path) -> None:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.throughput import measure_flops
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,6 +182,17 @@ def test_chosen_experts_count(tiny: Any) -> None:
     assert many - few == 3 * 2 * 2 * 4 * 32, "the router's rows alone: 4 more in each of 2 layers"
 
 
+def test_experts_that_all_tokens_share_count_whole(tiny: Any) -> None:
+    shape = {
+        **{**tiny.config, "vocab_size": 300, "model_type": "deepseek_v3", "num_key_value_heads": 2},
+        **{"moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 2, "first_k_dense_replace": 0},
+        **{"n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16},
+        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    }
+    one, three = (flops_per_token(build_causal_lm({**shape, "n_shared_experts": n}), T) for n in (1, 3))
+    assert three - one == 3 * 2 * 2 * 2 * (3 * 32 * 16), "2 more in each of 2 layers, of 3 matrices each"
+
+
 def test_other_batches_are_counted_in_samples(clock: list[float]) -> None:
     class Points(Plain):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -219,16 +231,34 @@ def test_validate_alone_is_left_alone(blocks: Path) -> None:
     trainer.validate(Plain(), of(blocks), verbose=False)
 
 
+def test_ranks_that_work_at_one_batch_count_it_once(
+    blocks: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four ranks, two of them at each batch."""
+    monkeypatch.setattr(pl.Trainer, "world_size", 4)
+    monkeypatch.setattr(SingleDeviceStrategy, "all_gather", lambda self, tensor: tensor.expand(4, -1))
+    seen = Seen(clock)
+    for replicas in (2, 4):
+        monkeypatch.setattr(pl.Trainer, "distributed_sampler_kwargs", {"num_replicas": replicas, "rank": 0})
+        fit(Plain(), of(blocks), Throughput(), seen, steps=2, use_distributed_sampler=False)
+        row = seen.rows[-1]
+        assert row["samples_per_second"] == pytest.approx(replicas * BATCH)
+        assert row["tokens_per_second"] == pytest.approx(replicas * BATCH * T)
+        assert row["tflops_per_device"] == pytest.approx(replicas / 4 * 6 * 2400 * BATCH * T / 1e12)
+
+
 @pytest.mark.slow
-def test_all_ranks_count(tmp_path: Path, blocks: Path) -> None:
-    """Two ranks log twice the tokens of one, by a clock of one second a step on each."""
+@pytest.mark.parametrize(
+    ("strategy", "devices", "replicas"), [("auto", 1, 1), ("ddp", 2, 2), ("tensor_parallel", 2, 1)]
+)
+def test_all_ranks_count(tmp_path: Path, blocks: Path, strategy: str, devices: int, replicas: int) -> None:
+    """Two ranks log twice the tokens of one, by a clock of one second a step on each, unless they share a batch."""
     script = Path(__file__).with_name("throughput_on_ranks.py")
-    for devices in (1, 2):
-        command = [sys.executable, str(script), str(blocks), str(devices)]
-        done = subprocess.run(
-            command, check=True, timeout=300, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        values = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("logged "))
-        assert float(values["tokens_per_second"]) == pytest.approx(devices * BATCH * T)
-        assert float(values["samples_per_second"]) == pytest.approx(devices * BATCH)
-        assert float(values["tflops_per_device"]) == pytest.approx(6 * 2400 * BATCH * T / 1e12)
+    command = [sys.executable, str(script), str(blocks), str(devices), strategy]
+    done = subprocess.run(
+        command, check=True, timeout=300, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    values = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("logged "))
+    assert float(values["tokens_per_second"]) == pytest.approx(replicas * BATCH * T)
+    assert float(values["samples_per_second"]) == pytest.approx(replicas * BATCH)
+    assert float(values["tflops_per_device"]) == pytest.approx(replicas / devices * 6 * 2400 * BATCH * T / 1e12)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,9 @@ class Plain(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         return F.cross_entropy(self.head(self.body(batch["input_ids"])).flatten(0, 1), batch["labels"].flatten())
+
+    def configure_model(self) -> None:
+        """ModelParallelStrategy asks for it; all ranks have all weights."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -38,13 +42,13 @@ class Clock(pl.Callback):
                 print("logged", name.removeprefix("throughput/"), float(value))
 
 
-def main(blocks: str, devices: int) -> None:
+def main(blocks: str, devices: int, strategy: str) -> None:
     clock = Clock()
     throughput.time = SimpleNamespace(perf_counter=lambda: clock.now)  # type: ignore[attr-defined, assignment]
     pl.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=ModelParallelStrategy(1, devices) if strategy == "tensor_parallel" else strategy,
         max_steps=4,
         log_every_n_steps=2,
         logger=False,
@@ -59,4 +63,4 @@ def main(blocks: str, devices: int) -> None:
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(100, exit=True)
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
