@@ -54,7 +54,7 @@ class Comparison:
         else:
             self._teacher, self._objective = held.teacher, held.objective
             self._val_teacher = getattr(held, "val_teacher", None) or held.teacher
-            self._around = held._surroundings if isinstance(held, Distiller) else None
+            self._around = held.surroundings if isinstance(held, Distiller) else None
         if teacher is not None:
             self._around = surroundings_of(trainer, None)
             self._meet(self._around)

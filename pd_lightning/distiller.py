@@ -46,6 +46,9 @@ class Distiller:
         batch_map: Gives, for a batch of your data, a dictionary of `input_ids` and `labels`, the next tokens, int64
             `[B, T]`. By default batches are found to be such, or as BatchInputs lists.
 
+    Attributes:
+        surroundings: What the teacher was set up for; its width of the student's logits is known after the first batch.
+
     Source: Peng et al. (arXiv 2410.16215), equation 1.
     """
 
@@ -75,7 +78,7 @@ class Distiller:
         self._inputs = BatchInputs(batch_map)
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._trainer: pl.Trainer | None = None
-        self._surroundings: Surroundings | None = None
+        self.surroundings: Surroundings | None = None
         self._total_steps: int | None = None
         self._check()
 
@@ -90,16 +93,16 @@ class Distiller:
             FileNotFoundError: If there is no such teacher.
         """
         if isinstance(where, Surroundings):
-            self._surroundings = where
+            self.surroundings = where
         else:
             trainer = self._trainer = where.trainer
             check_precision(trainer)
             keep_targets_exact(trainer)
             ours = isinstance(trainer.strategy, FSDP2Strategy)
             found = surroundings_of(trainer, None)
-            self._surroundings = found if ours else replace(found, device_mesh=None)
+            self.surroundings = found if ours else replace(found, device_mesh=None)
             self._total_steps = None
-        self._meet(self._surroundings)
+        self._meet(self.surroundings)
 
     def __call__(
         self,
@@ -190,12 +193,12 @@ class Distiller:
             output: The student's hidden states, float `[B, T, D]`.
             head: Its head.
         """
-        if self._surroundings is None:
+        if self.surroundings is None:
             raise ValueError(
                 "A Distiller must be set up before it is called, got none of it. Call its setup(self) in the "
                 "LightningModule's setup, say."
             )
-        if self._surroundings.vocab_size is None:
+        if self.surroundings.vocab_size is None:
             with torch.no_grad():
                 width = head.vocab_size or head(output[:1, :1].detach()).shape[-1]
             largest = int(inputs["input_ids"].max())
@@ -204,8 +207,8 @@ class Distiller:
                     f"Logits must be over the whole vocabulary, got {width} of them for token id {largest}. Give the "
                     "Distiller, or Distill's logits_from, what comes after the output embedding."
                 )
-            self._surroundings = replace(self._surroundings, vocab_size=width)
-            self._meet(self._surroundings)
+            self.surroundings = replace(self.surroundings, vocab_size=width)
+            self._meet(self.surroundings)
         return self.teacher(inputs)
 
     def _meet(self, surroundings: Surroundings) -> None:
