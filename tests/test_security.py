@@ -220,5 +220,5 @@ def test_a_sharded_checkpoint_of_files_elsewhere_is_refused(tmp_path: Path, name
 def test_the_page_names_tests_that_are_there() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w./]*)`", page)
-    assert len(named) == 7
+    assert len(named) == 9
     assert [name for name in named if not (ROOT / name).exists()] == []
