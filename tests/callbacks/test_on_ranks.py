@@ -73,6 +73,7 @@ def test_training_on_ranks_is_the_same_to_the_bit(run: Any, strategy: str) -> No
         assert torch.equal(weight, without["weights"][name]), name
 
 
+@pytest.mark.slow
 def test_ranks_of_tensor_parallelism_find_what_one_finds(blocks: Path, tasks: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("tensor_parallel.py")
     settings: dict[str, Any] = {"blocks": str(blocks), "texts": str(tasks / "texts"), "folder": str(tmp_path)}
