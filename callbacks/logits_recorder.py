@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 
 from pd_lightning.callbacks.logits_source import hook_logits, returned_logits
-from pd_lightning.callbacks.training_data import manifest_of, tokenizer_of
+from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.data.batch import LABELLED
 from pd_lightning.data.resume import pending
 from pd_lightning.data.tokenizer_folder import describe_tokenizer, save_tokenizer
@@ -19,6 +19,7 @@ from pd_lightning.heads import Head
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import Manifest, TokenizerInfo, software_versions
 from pd_lightning.store_format import StoreFormat, store_format
+from pd_lightning.surroundings import manifest_of
 from pd_lightning.training_batch import TrainingBatch
 from pd_lightning.training_store import TrainingStore
 

@@ -2,13 +2,6 @@
 
 import lightning.pytorch as pl
 
-from pd_lightning.store.manifest import Manifest
-
-
-def manifest_of(trainer: pl.Trainer) -> Manifest | None:
-    """The manifest of our data folders; other people's data have none."""
-    return getattr(getattr(trainer, "datamodule", None), "manifest", None)
-
 
 def tokenizer_of(trainer: pl.Trainer, given: str | None, who: str = "LogitsRecorder") -> str:
     """Folder or hub name of the tokenizer, as given or as the data know it.

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pd_lightning.checkpoint_state import checkpoint_state
 from pd_lightning.context import IGNORE_INDEX, Progress
-from pd_lightning.data.inputs import BatchInputs
+from pd_lightning.data.inputs import BatchInputs, as_mapping
 from pd_lightning.draws import batches_processed, seed_batch
 from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
@@ -211,7 +211,7 @@ class DistillationModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the speed."""
-        num_tokens = self._inputs(batch)["input_ids"].numel() * self.trainer.world_size
+        num_tokens = as_mapping(batch)["input_ids"].numel() * self.trainer.world_size
         self.log("train/tokens_per_second", torch.tensor(self._speed.tokens_per_second(num_tokens)), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:

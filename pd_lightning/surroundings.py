@@ -35,7 +35,7 @@ def make_student(recipe: Student | None, seed: int, trainer: pl.Trainer | None) 
 
 def student_defaults(trainer: pl.Trainer) -> dict[str, Any]:
     """Give the fields of a student's configuration that the data know: vocabulary size and special token ids."""
-    manifest = _manifest(trainer)
+    manifest = manifest_of(trainer)
     if manifest is None:
         return {}
     tokenizer = manifest.tokenizer
@@ -57,7 +57,7 @@ def look_around(trainer: pl.Trainer, student: LanguageModel) -> Surroundings:
         ValueError: If the data's ids or blocks don't fit into the student, or it can't keep to one document where it
             must.
     """
-    manifest = _manifest(trainer)
+    manifest = manifest_of(trainer)
     found = surroundings_of(trainer, student.vocab_size or logits_width(student, student))
     if manifest is None or found.block_size is None:
         return found
@@ -90,7 +90,7 @@ def surroundings_of(trainer: pl.Trainer, vocab_size: int | None) -> Surroundings
         vocab_size: Width of the student's logits, where it is known.
     """
     device, mesh = trainer.strategy.root_device, getattr(trainer.strategy, "device_mesh", None)
-    manifest = _manifest(trainer)
+    manifest = manifest_of(trainer)
     if manifest is None:
         return Surroundings(device, vocab_size, device_mesh=mesh)
     return Surroundings(
@@ -205,10 +205,10 @@ def _shape(shape: Any) -> str:
 
 def tokenizer_dir(trainer: pl.Trainer) -> str | None:
     """Give the folder of the data's tokenizer; other people's data have none that we know of."""
-    return None if _manifest(trainer) is None else str(_datamodule(trainer).tokenizer_dir)
+    return None if manifest_of(trainer) is None else str(_datamodule(trainer).tokenizer_dir)
 
 
-def _manifest(trainer: pl.Trainer) -> Any:
+def manifest_of(trainer: pl.Trainer) -> Any:
     """The manifest of our data folders; other people's data have none."""
     return getattr(_datamodule(trainer), "manifest", None)
 
