@@ -13,6 +13,7 @@ from pd_lightning.heads import Head
 from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
 from pd_lightning.student_output import aligned
 from pd_lightning.targets import Targets
+from pd_lightning.training_batch import uncached_autocast
 
 POSITION = "position"
 _COLUMNS = {**WIDTHS, POSITION: 1}
@@ -160,12 +161,7 @@ def columns(table: Tensor) -> dict[str, Tensor]:
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Leave random numbers and autocast as they are: the training shall not notice what is computed here."""
     gpus = [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []
-    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    # Without the cache of autocast: weights cast here would be used in training, without gradients.
-    with (
-        torch.random.fork_rng(gpus),
-        torch.autocast(device.type, dtype=dtype, enabled=enabled, cache_enabled=False),
-    ):
+    with torch.random.fork_rng(gpus), uncached_autocast(device.type):
         yield
 
 

@@ -73,7 +73,7 @@ class TrainingBatch:
         if self._taken > self._shape.numel():
             raise ValueError(self._other_positions())
         head = head or Head(lambda logits: logits)
-        with _uncached_autocast(rows.device.type):
+        with uncached_autocast(rows.device.type):
             self._vocab_size = self._vocab_size or head(rows[:1]).shape[-1]
             labels = self._labels[start : self._taken].to(rows.device)
             selected, _ = self._form.selection.select(rows, head, labels, [])
@@ -134,7 +134,11 @@ class TrainingBatch:
         )
 
 
-def _uncached_autocast(device: str) -> torch.autocast:
-    """The autocast that there is, without its cache: weights cast here would be used in training, without gradients."""
+def uncached_autocast(device: str) -> torch.autocast:
+    """The autocast that there is, without its cache: weights cast here would be used in training, without gradients.
+
+    Args:
+        device: Kind of the device, `cuda` say.
+    """
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
