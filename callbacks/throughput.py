@@ -11,7 +11,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor, nn
 
 from pd_lightning.callbacks.distilling import distilling
-from pd_lightning.callbacks.flops import flops_per_token as count_flops
+from pd_lightning.flops import flops_per_token as count_flops
 from pd_lightning.teachers import Teacher
 
 _GIB = 2**30
@@ -31,7 +31,7 @@ class Throughput(pl.Callback):
         peak_tflops: What a device can do at most in the precision of the run, in 1e12 operations a second, without
             sparsity. By default Lightning's table of GPUs knows; where it does not, and on a CPU, there is no MFU.
         flops_per_token: Operations of the model on one token, forward and backward. By default by formula from its
-            weights and its configuration, see `pd_lightning.callbacks.flops`.
+            weights and its configuration, see `pd_lightning.flops`.
         batch_map: Gives a mapping with `input_ids` for a batch of other data.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pd_lightning.callbacks import Throughput, throughput
-from pd_lightning.callbacks.flops import flops_per_token
+from pd_lightning.flops import flops_per_token
 from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
