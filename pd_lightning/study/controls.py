@@ -9,13 +9,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.store.manifest import Manifest, read_manifest
+from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
 from pd_lightning.store.reader import BlockReader
-from pd_lightning.study.points import Point, Settings
+from pd_lightning.study.points import Settings
 
 NO_TEACHER = "pd_lightning.teachers.NoTeacher"
 OF_A_TEACHER = ("transforms", "loss", "kd_weight", "weighting")
 COMPARED_BLOCKS = 16
+
+
+def has_teacher(settings: Settings) -> bool:
+    """Whether a run is taught at all.
+
+    Args:
+        settings: Of a run.
+    """
+    teacher = settings["model"].get("teacher") or NO_TEACHER
+    name = teacher.get("class_path", NO_TEACHER) if isinstance(teacher, dict) else str(teacher)
+    return str(name).rpartition(".")[2] != NO_TEACHER.rpartition(".")[2]
 
 
 def lm_control(settings: Settings, blocks: str | None) -> Settings:
@@ -30,7 +41,7 @@ def lm_control(settings: Settings, blocks: str | None) -> Settings:
     control["model"] = {key: value for key, value in model.items() if key not in OF_A_TEACHER}
     control["model"]["teacher"] = {"class_path": NO_TEACHER}
     data = _data(control)
-    if blocks is not None and data.get("path") not in (None, blocks):
+    if blocks is not None and data.get("path") not in (None, blocks) and _both_there(str(data["path"]), blocks):
         counts = _common_blocks(str(data["path"]), blocks)
         if counts and not data.get("min_teacher_step") and "val_path" not in data:
             train, val = counts
@@ -56,26 +67,10 @@ def equal_flops_control(lm: Settings, ratio: float, blocks: str | None) -> Setti
     steps = math.ceil(trainer["max_steps"] * ratio / every - 1e-9) * every
     data = _data(control)
     if "max_train_blocks" in data:
-        longest = read_manifest(blocks).splits["train"].num_blocks if blocks is not None else math.inf
+        longest = math.inf if blocks is None else read_manifest(blocks).splits["train"].num_blocks
         data["max_train_blocks"] = min(longest, math.ceil(data["max_train_blocks"] * steps / trainer["max_steps"]))
     trainer["max_steps"] = steps
     return control
-
-
-def control_name(kind: str, point: Point, base: Mapping[str, str], lm_of: Any) -> str:
-    """What reports call a control: by those options of its point that change it.
-
-    Args:
-        kind: lm or equal_flops.
-        point: The first point that it is made for.
-        base: Options of the base.
-        lm_of: Gives the LM control's settings for a choice of options.
-    """
-    mine = lm_of(point.choices)
-    matters = [axis for axis in point.varied if lm_of({**point.choices, axis: base[axis]}) != mine]
-    names = ", ".join(f"{axis}={point.choices[axis]}" for axis in matters)
-    words = kind.replace("_", " ") if kind != "lm" else "lm"
-    return f"{words}: {names}" if names else words
 
 
 def check_length(name: str, settings: Settings) -> None:
@@ -116,21 +111,24 @@ def _data(settings: Settings) -> dict[str, Any]:
     return data
 
 
+def _both_there(store: str, blocks: str) -> bool:
+    """Whether both are finished folders here; before `prepare` has run, they are not."""
+    return all(Path(folder, MANIFEST_FILE).exists() for folder in (store, blocks))
+
+
 @lru_cache(maxsize=64)
 def _common_blocks(store: str, blocks: str) -> tuple[int, int] | None:
     """Numbers of training and validation blocks of a store whose tokens are the first ones of token blocks."""
-    manifests = [read_manifest(folder) for folder in (store, blocks)]
-    if not all("train" in manifest.splits and "val" in manifest.splits for manifest in manifests):
-        return None
-    numbers = [_first_of(split, Path(store), Path(blocks), *manifests) for split in ("train", "val")]
-    return None if None in numbers else (numbers[0] or 0, numbers[1] or 0)
+    train, val = (_first_of(split, store, blocks) for split in ("train", "val"))
+    return None if train is None or val is None else (train, val)
 
 
-def _first_of(split: str, store: Path, blocks: Path, ours: Manifest, theirs: Manifest) -> int | None:
-    number = ours.splits[split].num_blocks
-    if number == 0 or number > theirs.splits[split].num_blocks:
+def _first_of(split: str, store: str, blocks: str) -> int | None:
+    if not all(split in read_manifest(folder).splits for folder in (store, blocks)):
         return None
-    readers = [BlockReader(folder, split) for folder in (store, blocks)]
-    chosen = {round(i * (number - 1) / (COMPARED_BLOCKS - 1)) for i in range(COMPARED_BLOCKS)}
-    same = all((readers[0][i]["tokens"] == readers[1][i]["tokens"]).all() for i in chosen)
-    return number if same else None
+    ours, theirs = BlockReader(store, split), BlockReader(blocks, split)
+    if not 0 < len(ours) <= len(theirs):
+        return None
+    chosen = {round(i * (len(ours) - 1) / (COMPARED_BLOCKS - 1)) for i in range(COMPARED_BLOCKS)}
+    same = all((ours[i]["block"] == theirs[i]["block"]).all() for i in chosen)
+    return len(ours) if same else None

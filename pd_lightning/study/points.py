@@ -25,13 +25,13 @@ class Point:
 
     Args:
         name: What reports call it: `base`, `k=10`, `student=large, tokens=4M`.
-        choices: Option of each axis; an empty name where the axis is left as `fit` has it.
+        choices: Option of each axis, or its value in a range; an empty name where the axis is left as `fit` has it.
         varied: Axes whose option is not the base's.
         settings: Those of `fit`, but for seeds and the run folder.
     """
 
     name: str
-    choices: Mapping[str, str]
+    choices: Mapping[str, Any]
     varied: tuple[str, ...]
     settings: Settings
 
@@ -64,16 +64,16 @@ class DesignSpace:
         Args:
             choices: Option of some axes, or a value of a range; the others have the base's.
         """
-        named = {**self.base, **{axis: option_name(choice) for axis, choice in choices.items()}}
-        varied = tuple(axis for axis in self.axes if named[axis] != self.base[axis])
+        chosen = {**self.base, **choices}
+        varied = tuple(axis for axis in self.axes if chosen[axis] != self.base[axis])
         settings = deepcopy(self._fit)
-        for axis, option in named.items():
-            if option in self._overlays[axis]:
-                settings = _laid(settings, self._overlays[axis][option])
-            elif axis in choices:
-                settings = override(settings, str(self.axes[axis].path), choices[axis])
-        name = ", ".join(f"{axis}={named[axis]}" for axis in varied) or BASE
-        return Point(name, named, varied, settings)
+        for axis, choice in chosen.items():
+            if self.axes[axis].is_range:
+                settings = override(settings, str(self.axes[axis].path), choice) if axis in varied else settings
+            elif choice:
+                settings = _laid(settings, self._overlays[axis][choice])
+        name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
+        return Point(name, chosen, varied, settings)
 
     def one_factor(self, crosses: list[list[str]]) -> list[Point]:
         """The base, every other option of each axis, and full grids over some axes.
@@ -148,16 +148,16 @@ class DesignSpace:
         Args:
             choices: Option of some axes, or a value of a range; the others have the base's.
         """
-        named = {**self.base, **{axis: option_name(choice) for axis, choice in choices.items()}}
-        varied = tuple(axis for axis in self.axes if named[axis] != self.base[axis])
+        chosen = {**self.base, **choices}
+        varied = tuple(axis for axis in self.axes if chosen[axis] != self.base[axis])
         settings = deepcopy(self._fit)
-        for axis, option in named.items():
-            if option in self._overlays[axis]:
-                settings = _laid(settings, self._overlays[axis][option])
-            elif axis in choices:
-                settings = override(settings, str(self.axes[axis].path), choices[axis])
-        name = ", ".join(f"{axis}={named[axis]}" for axis in varied) or BASE
-        return Point(name, named, varied, settings)
+        for axis, choice in chosen.items():
+            if self.axes[axis].is_range:
+                settings = override(settings, str(self.axes[axis].path), choice) if axis in varied else settings
+            elif choice:
+                settings = _laid(settings, self._overlays[axis][choice])
+        name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
+        return Point(name, chosen, varied, settings)
 
     def one_factor(self, crosses: list[list[str]]) -> list[Point]:
         """The base, every other option of each axis, and full grids over some axes.
@@ -241,8 +241,8 @@ def _laid(settings: Settings, overlay: Overlay) -> Settings:
     return override(settings, *overlay) if isinstance(overlay, tuple) else merged(overlay, settings)
 
 
-def _base(axis: Axis, fit: Settings, overlays: dict[str, Overlay]) -> str:
+def _base(axis: Axis, fit: Settings, overlays: dict[str, Overlay]) -> Any:
     """The option that the base has: the one that is named, else the one that changes nothing."""
     if axis.base is not None:
-        return option_name(axis.base)
+        return axis.base if axis.is_range else option_name(axis.base)
     return next((option for option, overlay in overlays.items() if _laid(fit, overlay) == fit), "")

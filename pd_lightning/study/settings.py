@@ -115,8 +115,7 @@ class StudySettings:
     n_trials: int | None = None
     sampler: Literal["tpe", "gp", "qmc", "random"] = "tpe"
     sampler_seed: int = 1
-    threads: int = 1
-    retries: int = 0
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name, axis in self.axes.items():
