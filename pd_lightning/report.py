@@ -252,8 +252,11 @@ th, td { padding: .45rem .75rem; text-align: left; border-bottom: 1px solid var(
 thead th { color: var(--faint); font-size: .85rem; line-height: 1.3; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 600; } tbody tr > * { vertical-align: top; }
 th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
+@media (max-width: 560px) {
+  th, td { padding-left: .5rem; padding-right: .5rem; }
+  tbody th:first-child { white-space: normal; min-width: 6rem; overflow-wrap: break-word; }
+}
 .number { text-align: right; min-width: 6rem; }
-.number .second { white-space: nowrap; }
 .second { color: var(--faint); font-size: .85rem; font-weight: normal; }
 main.long { max-width: 74rem; } main.long .wide { max-width: 52rem; }
 main.long .wide, main.long .narrow { margin-top: 1rem; }

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pd_lightning.charts import Chart
 from pd_lightning.report import Section
 from pd_lightning.study.compared import Compared, Result
-from pd_lightning.study.outline import EQUAL_FLOPS, LM
+from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT
 from pd_lightning.study.results import COMPLETE
 from pd_lightning.study.texts import metric_text
 
 MOST_POINTS = 120
+DIFFERENT = 0.1  # of the largest value
 LOSSES = {"train/lm_loss": "LM loss in training (nats)", "train/kd_loss": "KD loss in training (nats)"}
 SCHEDULES = {"train/kd_weight": "KD weight", "train/lr": "learning rate"}
 
@@ -33,7 +34,8 @@ def curves_section(compared: Compared) -> Section:
     runs = _shown(compared)
     columns = {compared.study.metric: f"{metric_text(compared.study)} on the way", **LOSSES}
     losses = [_chart(compared, runs, column, title, "Mean over seeds.") for column, title in columns.items()]
-    schedules = schedule_charts(compared, runs, constant=True)
+    points = {name: result for name, result in runs.items() if result.role == POINT}
+    schedules = schedule_charts(compared, points, alike=True)
     charts = [chart for chart in losses if any(chart.series.values())]
     return Section("Curves and schedules", [*charts, *schedules] or ["No run has logged anything yet."])
 
@@ -47,16 +49,16 @@ def _shown(compared: Compared) -> dict[str, Result]:
     return found | {control.name: control for control in controls if control is not None}
 
 
-def schedule_charts(compared: Compared, runs: Mapping[str, Result], constant: bool = False) -> Iterator[Chart]:
+def schedule_charts(compared: Compared, runs: Mapping[str, Result], alike: bool = False) -> Iterator[Chart]:
     """KD weight, learning rate and temperatures over a run, of the first complete seed.
 
     Args:
         compared: The study's results.
         runs: Whose, by name.
-        constant: Whether those count that are the same throughout and for all.
+        alike: Whether those count that take the same course in all of them.
 
     Yields:
-        A plot for each of them that differs.
+        A plot for each of them that is not constant in all of them.
     """
     first = {name: next((row for row in result.rows if row.state == COMPLETE), None) for name, result in runs.items()}
     logged = {name: logged_lines(compared.folder / row.run) for name, row in first.items() if row is not None}
@@ -64,16 +66,16 @@ def schedule_charts(compared: Compared, runs: Mapping[str, Result], constant: bo
     columns = SCHEDULES | {name: name.removeprefix("train/") for name in names if "temperature" in name}
     for column, title in columns.items():
         series = {name: thinned(lines[column]) for name, lines in logged.items() if column in lines}
-        varying = any(
-            max(values) - min(values) > 1e-3 * max(map(abs, values)) for values in map(_values, series.values())
-        )
-        different = len({tuple(line) for line in series.values()}) > 1
-        if series and (constant or (varying and different)):
+        if series and _moves(list(series.values()), alike):
             yield Chart(title, "step", title, series)
 
 
-def _values(line: Line) -> list[float]:
-    return [value for _, value in line]
+def _moves(lines: Sequence[Line], alike: bool) -> bool:
+    """Whether any line is not constant and, unless they may be alike, their courses differ, whatever their lengths."""
+    courses = [[line[round(part / 20 * (len(line) - 1))][1] for part in range(21)] for line in lines]
+    far = DIFFERENT * max(abs(value) for course in courses for value in course)
+    apart = [abs(value - first) for course in courses for value, first in zip(course, courses[0], strict=True)]
+    return (alike or max(apart) > far) and any(max(course) - min(course) > far for course in courses)
 
 
 def _chart(compared: Compared, runs: Mapping[str, Result], column: str, title: str, caption: str) -> Chart:

@@ -93,7 +93,7 @@ def _failed(compared: Compared) -> Iterator[Section]:
         return
     rows = [[row.point, row.seed, error.rpartition("\n")[2] or None, row.run] for row, error in failed]
     table = Table("", ("run", "seed", "error", "folder"), rows, "The whole output is in fit.log of a run's folder.")
-    whole = [Code(error, f"{row.point}, seed {row.seed}") for row, error in failed if "\n" in error]
+    whole = [Code(error, f"The error of {row.point}, seed {row.seed}") for row, error in failed if "\n" in error]
     yield Section("Failed runs", [table, *whole])
 
 

@@ -9,16 +9,13 @@ from pd_lightning.report import Section, Table
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import AGAINST_BASE, Compared
 from pd_lightning.study.curves import schedule_charts
+from pd_lightning.study.growth import growth_texts
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Option, Point
-from pd_lightning.study.texts import difference_text, mean_text, metric_text, seeds_text
+from pd_lightning.study.texts import CONTROL_TEXTS, difference_text, mean_text, metric_text, seeds_text
 
 DISTILLED = "distilled"
 CONTROLS = {LM: "LM only", EQUAL_FLOPS: "LM only, equal FLOPs"}
-COLUMNS = {
-    LM: "against LM only, same tokens",
-    EQUAL_FLOPS: "against LM only, equal FLOPs",
-    AGAINST_BASE: "against the base",
-}
+COLUMNS = {**CONTROL_TEXTS, AGAINST_BASE: "against the base"}
 
 
 def axis_section(compared: Compared, axis: Axis, decimals: int) -> Section:
@@ -40,7 +37,11 @@ def axis_section(compared: Compared, axis: Axis, decimals: int) -> Section:
     )
     schedules = schedule_charts(compared, {option.name: compared.result(point) for option, point in along})
     chart = _chart(compared, axis, along)
-    return Section(axis.title, [best_of(compared, axis, decimals), table, chart, *schedules], "Axes")
+    said = [best_of(compared, axis, decimals)]
+    if len(along) > 1:
+        (first, one), (last, other) = along[0], along[-1]
+        said += growth_texts(compared, [(one, other)], first.name, last.name, decimals)
+    return Section(axis.title, [*said, table, chart, *schedules], "Axes")
 
 
 def _row(compared: Compared, axis: Axis, option: Option, point: Point, decimals: int) -> list[str | None]:

@@ -83,7 +83,7 @@ def _figure(row: Row, name: str) -> float | None:
 
 
 def _amount(value: float | None) -> str | None:
-    """Three digits, with a power of ten where there are many more."""
+    """Three digits with a power of ten where there are many more."""
     if value is None:
         return None
-    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}".replace("e+", "e")
+    return f"{value:.2e}".replace("e+", "e") if value >= 1e9 else f"{value:,.{1 if value < 1000 else 0}f}"

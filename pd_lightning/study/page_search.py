@@ -9,9 +9,8 @@ from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import Compared
-from pd_lightning.study.outline import EQUAL_FLOPS, LM, MAXIMIZE, Axis, Option
-from pd_lightning.study.page_axes import COLUMNS
-from pd_lightning.study.texts import difference_text, mean_text, metric_text, seeds_text
+from pd_lightning.study.outline import MAXIMIZE, Axis, Option
+from pd_lightning.study.texts import CONTROL_TEXTS, difference_text, mean_text, metric_text, seeds_text
 
 
 def search_sections(compared: Compared, decimals: int) -> Iterator[Section]:
@@ -55,12 +54,10 @@ def _trials(compared: Compared, decimals: int) -> Table:
     rows = []
     for point in (*ranked, *others):
         result = compared.result(point)
-        against = [
-            difference_text(compared.against(point, kind), decimals, len(study.seeds)) for kind in (LM, EQUAL_FLOPS)
-        ]
+        against = [difference_text(compared.against(point, kind), decimals, len(study.seeds)) for kind in CONTROL_TEXTS]
         options = [point.axes.get(axis.name) for axis in study.axes]
         rows.append([point.name, mean_text(result.mean, decimals), seeds_text(result), *against, *options])
-    columns = ("trial", "mean ± 95%", "seeds", COLUMNS[LM], COLUMNS[EQUAL_FLOPS], *(axis.title for axis in study.axes))
+    columns = ("trial", "mean ± 95%", "seeds", *CONTROL_TEXTS.values(), *(axis.title for axis in study.axes))
     return Table("", columns, rows, "The best first. The best of many trials is partly luck: run it with new seeds.")
 
 

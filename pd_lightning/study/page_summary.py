@@ -5,10 +5,17 @@ from __future__ import annotations
 from pd_lightning.report import Section, Table
 from pd_lightning.study.compared import AGAINST_BASE, Compared
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Point
-from pd_lightning.study.page_axes import COLUMNS
 from pd_lightning.study.results import COMPLETE, FAILED, RUNNING, WAITING
 from pd_lightning.study.statistics import BETTER, NOISE, ONE_SEED, WORSE
-from pd_lightning.study.texts import chance_text, difference_text, direction_text, mean_text, metric_text, seeds_text
+from pd_lightning.study.texts import (
+    CONTROL_TEXTS,
+    chance_text,
+    difference_text,
+    direction_text,
+    mean_text,
+    metric_text,
+    seeds_text,
+)
 
 _VERDICTS = {BETTER: "helped", WORSE: "hurt", NOISE: "within noise"}
 _CONTROLS = {LM: "Against LM only, same schedule and tokens", EQUAL_FLOPS: "Against LM only at equal FLOPs"}
@@ -91,7 +98,7 @@ def summary_section(compared: Compared, decimals: int) -> Section:
     )
     bests = Table(
         "The best option of each axis",
-        ("axis", "best", "mean ± 95%", "against the second", *COLUMNS.values()),
+        ("axis", "best", "mean ± 95%", "against the second", *CONTROL_TEXTS.values()),
         [[axis.title, *_best(compared, axis, decimals)] for axis in axes],
     )
     return Section("What helped, what hurt, what is noise", [effects, bests])
@@ -110,9 +117,9 @@ def _effects(compared: Compared, axis: Axis) -> list[str | None]:
 def _best(compared: Compared, axis: Axis, decimals: int) -> list[str | None]:
     ranked = compared.ranked([point for _, point in compared.along(axis)])
     if not ranked:
-        return [None] * (3 + len(COLUMNS))
+        return [None] * (3 + len(CONTROL_TEXTS))
     best, result = ranked[0], compared.result(ranked[0])
     second = compared.between(result, compared.result(ranked[1])) if len(ranked) > 1 else None
-    found = [second, *(compared.against(best, kind) for kind in COLUMNS)]
+    found = [second, *(compared.against(best, kind) for kind in CONTROL_TEXTS)]
     differences = [difference_text(each, decimals, result.seeds) for each in found]
     return [best.axes[axis.name], mean_text(result.mean, decimals), *differences]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pd_lightning.study.compared import Comparison, Result
-from pd_lightning.study.outline import MINIMIZE, Study
+from pd_lightning.study.outline import EQUAL_FLOPS, LM, MINIMIZE, Study
 from pd_lightning.study.statistics import CONFIDENCE, NOISE, ONE_SEED, Estimate
 
 MINUS = "−"
+CONTROL_TEXTS = {LM: "against LM only, same tokens", EQUAL_FLOPS: "against LM only, equal FLOPs"}
 
 
 def places(means: Iterable[Estimate | None]) -> int:
