@@ -63,6 +63,9 @@ class DesignSpace:
 
         Args:
             choices: Option of some axes, or a value of a range; the others have the base's.
+
+        Raises:
+            ValueError: An axis has no such option: a search had other ones when it drew it.
         """
         chosen = {**self.base, **choices}
         varied = tuple(axis for axis in self.axes if chosen[axis] != self.base[axis])
@@ -71,6 +74,11 @@ class DesignSpace:
             if self.axes[axis].is_range:
                 settings = override(settings, str(self.axes[axis].path), choice) if axis in varied else settings
             elif choice:
+                if choice not in self._overlays[axis]:
+                    raise ValueError(
+                        f"axes.{axis} must keep its options during a search, got none called {choice}. Put it back, or "
+                        "take another output_dir."
+                    )
                 settings = _laid(settings, self._overlays[axis][choice])
         name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
         return Point(name, chosen, varied, settings)

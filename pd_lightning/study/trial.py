@@ -21,6 +21,7 @@ SUMMARY = "summary.json"
 TRIAL = "trial.yaml"
 LOG = "fit.log"
 _LAST_LINES = 12
+_ERROR = "pd-lightning: error: "
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -155,5 +156,5 @@ def last_words(log: Path) -> str:
     """
     lines = _ANSI.sub("", log.read_text(encoding="utf-8", errors="replace")).replace("\r", "\n").splitlines()
     written = [line.rstrip() for line in lines if line.strip()]
-    starts = [i for i, line in enumerate(written) if line.startswith("pd-lightning: error:")]
-    return "\n".join(written[starts[-1] :] if starts else written[-_LAST_LINES:])
+    starts = [i for i, line in enumerate(written) if line.startswith(_ERROR)]
+    return "\n".join(written[starts[-1] :] if starts else written[-_LAST_LINES:]).removeprefix(_ERROR)

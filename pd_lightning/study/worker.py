@@ -11,6 +11,7 @@ from pd_lightning.study.settings import StudySettings
 from pd_lightning.study.trial import TrialError, metric, run_trial
 
 _SECONDS_BETWEEN_LOOKS = 3.0
+_FAILURES_AT_START = 3
 
 
 def work(study: StudySettings, storage: str | None) -> None:
@@ -41,7 +42,18 @@ def work(study: StudySettings, storage: str | None) -> None:
             queue.finish(claim, summary, value)
             said = f"{study.metric} {value:.4f}"
         rows = queue.write()
+        _stop_if_hopeless(rows)
         _say(f"{_done(rows)} {claim.run.name}, seed {claim.run.seed}: {said} ({time.monotonic() - started:.0f} s)")
+
+
+def _stop_if_hopeless(rows: list[Row]) -> None:
+    """Don't go through a whole study whose first trials all fail."""
+    failed = [row for row in rows if row.state == FAILED]
+    if len(failed) >= _FAILURES_AT_START and not any(row.state == COMPLETE for row in rows):
+        raise ValueError(
+            f"trials must succeed, got errors in all of the first {len(failed)}. That of {failed[0].point}: "
+            f"{failed[0].error}\nMend the YAML and start again; --retry_failed=true tries the same once more."
+        )
 
 
 def _done(rows: list[Row]) -> str:
