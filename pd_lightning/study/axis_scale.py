@@ -10,7 +10,7 @@ from pd_lightning.study.outline import Option
 from pd_lightning.study.statistics import Estimate
 
 Placed = tuple[float, Estimate | None]
-_CROWDED = 0.04  # of an axis, that the nearest two of its values are apart at least
+_CROWDED = 0.05  # of an axis, that the nearest two of its values are apart at least
 
 
 @dataclass(frozen=True)

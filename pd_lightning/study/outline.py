@@ -118,8 +118,9 @@ class Study:
 
     @property
     def base(self) -> Point | None:
-        """The point that varies nothing, where there is one."""
-        return next((point for point in self.points if not point.varied), None)
+        """The point that varies nothing; a search has none."""
+        points = () if self.design == SEARCH else self.points
+        return next((point for point in points if not point.varied), None)
 
     def along(self, axis: Axis) -> Iterator[tuple[Option, Point]]:
         """The points that differ from the base in this axis at most, in the order of its options."""

@@ -38,16 +38,18 @@ def introduction(compared: Compared, decimals: int) -> str:
     ranked = compared.ranked(study.points)
     if study.base is not None and compared.result(study.base).mean is not None:
         paragraphs.append(_headline(compared, study.base, "Base", decimals))
-    if ranked and ranked[0] is not study.base:
-        text = _headline(compared, ranked[0], f"Best: {ranked[0].name}", decimals)
-        paragraphs.append(f"{text} {_runner_up(compared, ranked, decimals)}".rstrip())
+    if ranked:
+        best = "The base is the best."
+        if ranked[0] is not study.base:
+            best = _headline(compared, ranked[0], f"Best: {ranked[0].name}", decimals)
+        paragraphs.append(f"{best} {_runner_up(compared, ranked, decimals)}".rstrip())
     gains = [
         (found, point) for point in study.points if (found := compared.against(point, LM)) and found.verdict == BETTER
     ]
     if gains:
         largest, point = max(gains, key=lambda each: abs(each[0].difference.mean))
-        text = difference_text(largest, decimals, len(study.seeds), ", ")
-        paragraphs.append(f"The largest gain over LM only with the same schedule and tokens: {point.name}, {text}.")
+        gain = difference_text(largest, decimals, len(study.seeds), ", ")
+        paragraphs.append(f"The largest gain over LM only with the same schedule and tokens: {point.name}, {gain}.")
     return "\n\n".join([*paragraphs, chance_text(compared.verdicts())])
 
 
@@ -70,13 +72,15 @@ def _headline(compared: Compared, point: Point, name: str, decimals: int) -> str
 
 
 def _runner_up(compared: Compared, ranked: list[Point], decimals: int) -> str:
-    if len(ranked) < 2:
+    """Whether the best can be told from the second, and from how many others it can't."""
+    best, *others = [compared.result(point) for point in ranked]
+    found = [compared.between(best, other) for other in others]
+    if not found:
         return ""
-    found = compared.between(compared.result(ranked[0]), compared.result(ranked[1]))
-    text = (
-        f"Against the runner-up, {ranked[1].name}: {difference_text(found, decimals, len(compared.study.seeds), ', ')}."
-    )
-    return f"{text} The two cannot be told apart." if found is not None and found.verdict == NOISE else text
+    second = difference_text(found[0], decimals, best.seeds, ", ")
+    alike = sum(each is not None and each.verdict == NOISE for each in found)
+    text = f"Against the runner-up, {others[0].name}: {second}."
+    return f"{text} {alike} of {len(found)} others cannot be told from it." if alike else text
 
 
 def summary_section(compared: Compared, decimals: int) -> Section:
