@@ -99,6 +99,7 @@ def summary_section(compared: Compared, decimals: int) -> Section:
         ("axis", *_VERDICTS.values(), "no verdict"),
         [[axis.title, *_effects(compared, axis)] for axis in axes],
         "Options by their difference to the base.",
+        names=True,
     )
     bests = Table(
         "The best option of each axis",
@@ -112,13 +113,14 @@ def _effects(compared: Compared, axis: Axis) -> list[str | None]:
     """The axis's options by what their difference to the base says."""
     names: dict[str, list[str]] = {verdict: [] for verdict in (*_VERDICTS, ONE_SEED)}
     for option, point in compared.along(axis):
-        if option.name != axis.base:
+        if point is not compared.study.base:
             found = compared.against(point, AGAINST_BASE)
             names[ONE_SEED if found is None else found.verdict].append(option.name)
     return [" · ".join(found) or None for found in names.values()]
 
 
 def _best(compared: Compared, axis: Axis, decimals: int) -> list[str | None]:
+    names = {point.name: option.name for option, point in compared.along(axis)}
     ranked = compared.ranked([point for _, point in compared.along(axis)])
     if not ranked:
         return [None] * (3 + len(CONTROL_TEXTS))
@@ -126,4 +128,4 @@ def _best(compared: Compared, axis: Axis, decimals: int) -> list[str | None]:
     second = compared.between(result, compared.result(ranked[1])) if len(ranked) > 1 else None
     found = [second, *(compared.against(best, kind) for kind in CONTROL_TEXTS)]
     differences = [difference_text(each, decimals, result.seeds) for each in found]
-    return [best.axes[axis.name], mean_text(result.mean, decimals), *differences]
+    return [names[best.name], mean_text(result.mean, decimals), *differences]
