@@ -29,11 +29,12 @@ def show(folder: Path, console: Console | None = None) -> None:
     compared = Compared(folder)
     study = compared.study
     decimals = places(result.mean for result in compared.results())
-    table = Table(title=Text(study.title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(study.title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     rows = [_row(compared, point, decimals) for point in study.points]
     columns = ("point", f"{study.metric}\n± 95%", "seeds", *_COLUMNS.values())
-    widths = [max((len(row[number]) for row in rows), default=0) for number in range(len(columns))]
-    room = console.width - sum(width + 1 for width in widths[1:]) - 3
+    lines = [[*column.splitlines(), *(row[number] for row in rows)] for number, column in enumerate(columns)]
+    widths = [max(map(len, column)) for column in lines]
+    room = console.width - sum(width + 1 for width in widths[1:])
     table.add_column(columns[0], max_width=max(_NARROWEST, room), overflow="fold")
     for column, width in zip(columns[1:], widths[1:], strict=True):
         table.add_column(Text(column), min_width=width)
@@ -48,5 +49,5 @@ def show(folder: Path, console: Console | None = None) -> None:
 def _row(compared: Compared, point: Point, decimals: int) -> list[str]:
     result = compared.result(point)
     differences = [short_text(compared.against(point, kind), decimals) for kind in _COLUMNS]
-    cells = (point.name, mean_text(result.mean, decimals), seeds_text(result), *differences)
+    cells = (point.name, mean_text(result.mean, decimals), seeds_text(result).replace(" of ", "/"), *differences)
     return [cell_text(cell) for cell in cells]

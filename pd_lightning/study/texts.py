@@ -9,7 +9,7 @@ from pd_lightning.study.outline import EQUAL_FLOPS, LM, MINIMIZE, Study
 from pd_lightning.study.statistics import CONFIDENCE, NOISE, ONE_SEED, Estimate
 
 MINUS = "−"
-_SHORT = {NOISE: "noise", ONE_SEED: "one seed"}
+_SHORT = {NOISE: "noise", ONE_SEED: "1 seed"}
 CONTROL_TEXTS = {LM: "against LM only, same tokens", EQUAL_FLOPS: "against LM only, equal FLOPs"}
 
 

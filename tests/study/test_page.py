@@ -283,12 +283,12 @@ def test_a_grid_is_shown_as_one(tmp_path):
 
 
 def test_the_terminal_gets_a_line_for_each_point(tmp_path):
-    console = Console(width=120, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     show(write(tmp_path, rows(VALUES)), console)
     lines = console.file.getvalue().splitlines()
     (line,) = (line for line in lines if line.strip().startswith("loss=mse"))
     assert line.split() == ["loss=mse", *plus_minus(VALUES["loss=mse"]).split(), "3", *shortly("loss=mse")]
-    assert "Best: base. Lower is better. 12 comparisons have an interval" in console.file.getvalue()
+    assert "Best: base. Lower is better. 12 comparisons have an interval" in " ".join(lines)
 
 
 def shortly(name: str) -> list[str]:
