@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
+from pd_lightning.cli import main
 from pd_lightning.study.axis_scale import axis_scale
 from pd_lightning.study.curves import logged_lines, thinned
 from pd_lightning.study.outline import Axis, Control, Option, Point, Study, write_study
@@ -190,7 +191,7 @@ def test_the_introduction_counts_what_is_there_and_what_chance_would_do(report):
 def test_losses_and_schedules_are_drawn_over_the_run(report):
     source = report.read_text(encoding="utf-8")
     labels = re.findall(r'aria-label="Line chart: (.*?)\.', source)
-    assert {"val/lm_loss (nats) on the way", "LM loss in training (nats)", "KD weight"} <= set(labels)
+    assert {"val/lm_loss (nats) on the way", "train/lm_loss (nats) on the way", "KD weight"} <= set(labels)
     assert "learning rate" not in labels  # a constant
     assert "base goes from 9 to 6" in source
 
@@ -202,11 +203,14 @@ def test_best_yaml_is_what_fit_was_given_in_a_folder_of_its_own(report):
     assert f"pd-lightning fit --config {(report.parent / 'best.yaml').as_posix()}" in Words(report).text
 
 
-def test_best_yaml_can_be_read_by_fit(tmp_path, report):
-    from pd_lightning.compose import compose
-
-    settings, rest = compose(["--config", str(report.parent / "best.yaml")])
-    assert (settings["trainer"]["max_steps"], rest) == (8, [])
+def test_best_yaml_can_be_read_by_fit(tmp_path, capsys):
+    write(tmp_path, rows(VALUES))
+    settings = Path(__file__).parents[2] / "configs" / "demo" / "student.yaml"
+    (tmp_path / "runs" / "base" / "seed-1" / "trial.yaml").write_bytes(settings.read_bytes())
+    write_study_report(tmp_path)
+    assert main(["fit", "--config", str(tmp_path / "best.yaml"), "--print_config"]) == 0
+    understood = yaml.safe_load(capsys.readouterr().out)
+    assert understood["trainer"]["default_root_dir"] == (tmp_path / "best").as_posix()
 
 
 def test_best_yaml_has_no_secret_and_another_folder_than_a_run_has(tmp_path):
