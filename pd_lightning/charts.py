@@ -183,8 +183,8 @@ def _marks(chart: Chart, index: int, name: str, lines: dict[str, Points], frame:
     """Band, line, intervals and points of one name; intervals at the same place stand beside each other."""
     colour = f"s{index % STYLES}"
     barred = [each for each in lines if each in chart.intervals]
-    places = [x for each in barred for x, _ in lines[each]]
-    beside = name in barred and len(set(places)) < len(places)
+    taken = [x for each in barred for x, _ in lines[each]]
+    beside = name in barred and len(set(taken)) < len(taken)
     aside = (barred.index(name) - (len(barred) - 1) / 2) * BESIDE if beside else 0.0
     places = [(frame.x(x) + aside, frame.y(y)) for x, y in lines[name]]
     if band := _ranges(chart, chart.bands, name):

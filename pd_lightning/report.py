@@ -11,7 +11,7 @@ from pathlib import Path
 from pd_lightning.charts import STYLE as CHART_STYLE
 from pd_lightning.charts import Chart, line_chart
 
-LONGEST_LINE = 40  # letters of a cell, beyond which it is broken
+LONGEST_LINE = 28  # letters of a cell, beyond which it is broken
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Table:
         rows: Cells: text, whose second line is shown small, whole numbers, floats (shown with four digits) or None (a
             dash).
         caption: What to see in it.
+        names: Whether numbers in it are names too, which stand to the left as all text.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | int | float | None]]
     caption: str = ""
+    names: bool = False
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), f"ragged table {self.title!r}"
@@ -163,7 +165,7 @@ def _headed(level: int, title: str, body: str, caption: str) -> str:
 
 def _table(table: Table, level: int = 2) -> str:
     texts = [[cell_text(cell) for cell in row] for row in table.rows]
-    classes = [_cell_class(column) for column in zip(*texts, strict=True)] or [""] * len(table.columns)
+    classes = [_cell_class(column, table.names) for column in zip(*texts, strict=True)] or [""] * len(table.columns)
     classes[0] = classes[0].replace(' class="number"', "")  # names, even where they are numbers
     head = "".join(f'<th scope="col"{c}>{escape(name)}</th>' for name, c in zip(table.columns, classes, strict=True))
     body = "\n".join(f"<tr>{_row(row, classes)}</tr>" for row in texts)
@@ -177,8 +179,8 @@ def _table(table: Table, level: int = 2) -> str:
     return _headed(level, table.title, scroll, table.caption)
 
 
-def _cell_class(texts: Sequence[str]) -> str:
-    if all(map(_looks_numeric, texts)):
+def _cell_class(texts: Sequence[str], names: bool) -> str:
+    if not names and all(map(_looks_numeric, texts)):
         return ' class="number"'
     longest = max(len(line) for text in texts for line in text.splitlines() or [""])
     return ' class="long"' if longest > LONGEST_LINE else ""
@@ -260,7 +262,7 @@ th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--p
 .second { color: var(--faint); font-size: .85rem; font-weight: normal; }
 main.long { max-width: 74rem; } main.long .wide { max-width: 52rem; }
 main.long .wide, main.long .narrow { margin-top: 1rem; }
-td.long, th.long { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+td.long, th.long { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 .contents { columns: 15rem; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; font-size: .9rem; }
 .contents ul { list-style: none; margin: 0 0 .5rem; padding: 0; } .contents li { break-inside: avoid; }
 .contents h3 { font-size: .85rem; color: var(--faint); margin: .25rem 0 0; break-after: avoid; }

@@ -120,6 +120,12 @@ def test_code_keeps_its_lines_and_folds_under_a_title(tmp_path):
     assert "<details><summary>All of it</summary><pre>c</pre></details>" in source
 
 
+def test_numbers_that_are_names_stand_to_the_left(tmp_path):
+    table = Table("Options", ["axis", "helped"], [["k", "10"], ["loss", None]], names=True)
+    _, page = write(tmp_path / "report.html", tables=[table])
+    assert [cell.get("class") for cell in page.all("td")] == [None, None]
+
+
 def test_a_table_without_rows_is_a_table(tmp_path):
     _, page = write(tmp_path / "report.html", tables=[Table("Results", ["model", "loss"], [])])
     assert len(page.all("th")) == 2

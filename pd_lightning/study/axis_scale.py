@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from pd_lightning.study.outline import Option
 from pd_lightning.study.statistics import Estimate
 
 Placed = tuple[float, Estimate | None]
-_CROWDED = 0.04  # of an axis, that the nearest two of its values are apart at least
+_WIDE = 10.0  # the largest over the smallest
+_LOWER_END = 0.3  # of the range
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,17 @@ def axis_scale(options: Sequence[Option]) -> AxisScale:
     """Numbers where all options are numbers, by their ratios where they crowd otherwise; else names in their order."""
     values = [option.value for option in options if option.value is not None]
     numbers = len(values) == len(options) > 1
-    crowded = numbers and _crowded(values)
+    crowded = numbers and _crowded(sorted(values))
     if not numbers or (crowded and min(values) <= 0):
         return AxisScale({option.name: float(i) for i, option in enumerate(options)}, [each.name for each in options])
     return AxisScale({option.name: value for option, value in zip(options, values, strict=True)}, log=crowded)
 
 
-def _crowded(values: Sequence[float]) -> bool:
-    ordered = sorted(values)
-    return min(high - low for low, high in pairwise(ordered)) < _CROWDED * (ordered[-1] - ordered[0])
+def _crowded(ordered: Sequence[float]) -> bool:
+    """Whether most values lie at the lower end of a wide range."""
+    low, high, middle = ordered[0], ordered[-1], ordered[len(ordered) // 2]
+    smallest = next((value for value in ordered if value > 0), high)
+    return high >= _WIDE * smallest and middle - low < _LOWER_END * (high - low)
 
 
 def means(placed: Iterable[Placed]) -> list[tuple[float, float]]:

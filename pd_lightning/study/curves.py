@@ -16,7 +16,7 @@ from pd_lightning.study.texts import metric_text
 
 MOST_POINTS = 120
 DIFFERENT = 0.1  # of the largest value
-LOSSES = {"train/lm_loss": "LM loss in training (nats)", "train/kd_loss": "KD loss in training (nats)"}
+LOSSES = {"train/lm_loss": "train/lm_loss (nats)", "train/kd_loss": "train/kd_loss (nats)"}
 SCHEDULES = {"train/kd_weight": "KD weight", "train/lr": "learning rate"}
 
 Line = list[tuple[float, float]]
@@ -32,8 +32,8 @@ def curves_section(compared: Compared) -> Section:
         Plots; those of which no run has a column are left out.
     """
     runs = _shown(compared)
-    columns = {compared.study.metric: f"{metric_text(compared.study)} on the way", **LOSSES}
-    losses = [_chart(compared, runs, column, title, "Mean over seeds.") for column, title in columns.items()]
+    columns = {compared.study.metric: metric_text(compared.study), **LOSSES}
+    losses = [_chart(compared, runs, column, title) for column, title in columns.items()]
     points = {name: result for name, result in runs.items() if result.role == POINT}
     schedules = schedule_charts(compared, points, alike=True)
     charts = [chart for chart in losses if any(chart.series.values())]
@@ -78,9 +78,10 @@ def _moves(lines: Sequence[Line], alike: bool) -> bool:
     return (alike or max(apart) > far) and any(max(course) - min(course) > far for course in courses)
 
 
-def _chart(compared: Compared, runs: Mapping[str, Result], column: str, title: str, caption: str) -> Chart:
+def _chart(compared: Compared, runs: Mapping[str, Result], column: str, title: str) -> Chart:
     lines = {name: mean_line(compared.folder, result, column) for name, result in runs.items()}
-    return Chart(title, "step", title, {name: line for name, line in lines.items() if line}, caption)
+    shown = {name: line for name, line in lines.items() if line}
+    return Chart(f"{title} on the way", "step", title, shown, "Mean over seeds.")
 
 
 def mean_line(folder: Path, result: Result, column: str) -> Line:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from pd_lightning.study.compared import Compared, Comparison
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Point
-from pd_lightning.study.statistics import difference, verdict
+from pd_lightning.study.statistics import BETTER, WORSE, difference, verdict
 from pd_lightning.study.texts import CONTROL_TEXTS, difference_text
 
+_JOINED = {BETTER: " for the ", WORSE: " for the "}
 Pairs = Sequence[tuple[Point, Point]]
 
 
@@ -58,5 +59,5 @@ def growth_texts(compared: Compared, pairs: Pairs, first: str, last: str, decima
         controls = [(compared.control(one, kind), compared.control(other, kind)) for one, other in pairs]
         found = growth(compared, pairs, kind)
         if found is not None and all(one is not other for one, other in controls):
-            text = difference_text(found, decimals, len(compared.study.seeds), ", ")
-            yield f"The difference {CONTROL_TEXTS[kind]}, of {last} less that of {first}: {text}."
+            text = difference_text(found, decimals, len(compared.study.seeds), _JOINED.get(found.verdict, ", "))
+            yield f"From {first} to {last}, the difference {CONTROL_TEXTS[kind]}, changes by {text}."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
-from pd_lightning.study.axis_scale import axis_scale, means, ranges
+from pd_lightning.study.axis_scale import AxisScale, Placed, axis_scale, means, ranges
 from pd_lightning.study.compared import AGAINST_BASE, Compared
 from pd_lightning.study.curves import schedule_charts
 from pd_lightning.study.growth import growth_texts
@@ -27,7 +27,7 @@ def axis_section(compared: Compared, axis: Axis, decimals: int) -> Section:
         decimals: Those of the metric.
 
     Returns:
-        What came out, a table, a plot, and the schedules where the options differ in them.
+        What came out, a table, plots, and the schedules where the options differ in them.
     """
     along = compared.along(axis)
     table = Table(
@@ -36,12 +36,12 @@ def axis_section(compared: Compared, axis: Axis, decimals: int) -> Section:
         [_row(compared, axis, option, point, decimals) for option, point in along],
     )
     schedules = schedule_charts(compared, {option.name: compared.result(point) for option, point in along})
-    chart = _chart(compared, axis, along)
+    charts = list(_charts(compared, axis, along))
     said = [best_of(compared, axis, decimals)]
     if len(along) > 1:
         (first, one), (last, other) = along[0], along[-1]
         said += growth_texts(compared, [(one, other)], first.name, last.name, decimals)
-    return Section(axis.title, [*said, table, chart, *schedules], "Axes")
+    return Section(axis.title, [*said, table, *charts, *schedules], "Axes")
 
 
 def _row(compared: Compared, axis: Axis, option: Option, point: Point, decimals: int) -> list[str | None]:
@@ -65,29 +65,49 @@ def best_of(compared: Compared, axis: Axis, decimals: int) -> str:
     found = compared.against(best, AGAINST_BASE)
     if found is None:
         return text
-    return f"{text} Against the base, {axis.base}: {difference_text(found, decimals, seeds, ', ')}."
+    base = f"the base, {axis.base}" if axis.base else "the base"
+    return f"{text} Against {base}: {difference_text(found, decimals, seeds, ', ')}."
 
 
-def _chart(compared: Compared, axis: Axis, along: Sequence[tuple[Option, Point]]) -> Chart:
+def _charts(compared: Compared, axis: Axis, along: Sequence[tuple[Option, Point]]) -> Iterator[Chart]:
+    """The metric beside that of the controls, then the differences to them."""
     scale = axis_scale([option for option, _ in along])
     places = [(scale.places[option.name], point) for option, point in along]
     results = {DISTILLED: [(x, compared.result(point)) for x, point in places]}
     for kind, name in CONTROLS.items():
         results[name] = [(x, found) for x, point in places if (found := compared.control(point, kind)) is not None]
-    placed = {name: [(x, result.mean) for x, result in found] for name, found in results.items()}
     # Names have no order to draw a line along, except one that says the same everywhere.
     same = {name for name, found in results.items() if len({result.name for _, result in found}) == 1}
-    alone = {name for name in results if scale.names and (name == DISTILLED or name not in same)}
-    barred = alone | {DISTILLED}
+    bands = {name for name in CONTROLS.values() if name in same or not scale.names}
+    placed = {name: [(x, result.mean) for x, result in found] for name, found in results.items()}
+    caption = "Mean and 95% interval over seeds, those of controls as bands where a line joins them."
+    yield _drawn(axis, scale, metric_text(compared.study), placed, bands, caption)
+    differences: dict[str, list[Placed]] = {}
+    for kind, text in CONTROL_TEXTS.items():
+        against = [(x, compared.against(point, kind)) for x, point in places]
+        differences[text] = [(x, found.difference) for x, found in against if found is not None]
+    caption = "Differences seed by seed; an interval that leaves out 0 is better or worse."
+    yield _drawn(axis, scale, "difference", differences, set(), caption)
+
+
+def _drawn(
+    axis: Axis,
+    scale: AxisScale,
+    y_label: str,
+    placed: Mapping[str, Sequence[Placed]],
+    bands: Collection[str],
+    caption: str,
+) -> Chart:
+    placed = {name: found for name, found in placed.items() if means(found)}
     return Chart(
         "",
         axis.title,
-        metric_text(compared.study),
+        y_label,
         {name: means(found) for name, found in placed.items()},
-        "Mean and 95% interval over seeds, those of controls as bands where a line joins them.",
-        intervals={name: ranges(found) for name, found in placed.items() if name in barred},
-        bands={name: ranges(found) for name, found in placed.items() if name not in barred},
-        scatter=alone,
+        caption,
+        intervals={name: ranges(found) for name, found in placed.items() if name not in bands},
+        bands={name: ranges(found) for name, found in placed.items() if name in bands},
+        scatter=[name for name in placed if scale.names and name not in bands],
         x_names=scale.names,
         log_x=scale.log,
     )

@@ -86,4 +86,4 @@ def _amount(value: float | None) -> str | None:
     """Three digits with a power of ten where there are many more."""
     if value is None:
         return None
-    return f"{value:.2e}".replace("e+", "e") if value >= 1e9 else f"{value:,.{1 if value < 1000 else 0}f}"
+    return f"{value:.2e}".replace("e+", "e") if value >= 1e9 else f"{value:,.{1 if 0 < value < 1000 else 0}f}"

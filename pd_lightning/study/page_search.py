@@ -51,12 +51,13 @@ def _trials(compared: Compared, decimals: int) -> Table:
     study = compared.study
     ranked = compared.ranked(study.points)
     others = [point for point in study.points if point not in ranked]
+    number = {point.name: f"{i}" for i, point in enumerate(study.points, 1)}
     rows = []
     for point in (*ranked, *others):
         result = compared.result(point)
         against = [difference_text(compared.against(point, kind), decimals, len(study.seeds)) for kind in CONTROL_TEXTS]
         options = [point.axes.get(axis.name) for axis in study.axes]
-        rows.append([point.name, mean_text(result.mean, decimals), seeds_text(result), *against, *options])
+        rows.append([number[point.name], mean_text(result.mean, decimals), seeds_text(result), *against, *options])
     columns = ("trial", "mean ± 95%", "seeds", *CONTROL_TEXTS.values(), *(axis.title for axis in study.axes))
     return Table("", columns, rows, "The best first. The best of many trials is partly luck: run it with new seeds.")
 

@@ -38,16 +38,18 @@ def introduction(compared: Compared, decimals: int) -> str:
     ranked = compared.ranked(study.points)
     if study.base is not None and compared.result(study.base).mean is not None:
         paragraphs.append(_headline(compared, study.base, "Base", decimals))
-    if ranked and ranked[0] is not study.base:
-        text = _headline(compared, ranked[0], f"Best: {ranked[0].name}", decimals)
-        paragraphs.append(f"{text} {_runner_up(compared, ranked, decimals)}".rstrip())
+    if ranked:
+        best = "The base is the best."
+        if ranked[0] is not study.base:
+            best = _headline(compared, ranked[0], f"Best: {ranked[0].name}", decimals)
+        paragraphs.append(f"{best} {_runner_up(compared, ranked, decimals)}".rstrip())
     gains = [
         (found, point) for point in study.points if (found := compared.against(point, LM)) and found.verdict == BETTER
     ]
     if gains:
         largest, point = max(gains, key=lambda each: abs(each[0].difference.mean))
-        text = difference_text(largest, decimals, len(study.seeds), ", ")
-        paragraphs.append(f"The largest gain over LM only with the same schedule and tokens: {point.name}, {text}.")
+        gain = difference_text(largest, decimals, len(study.seeds), ", ")
+        paragraphs.append(f"The largest gain over LM only with the same schedule and tokens: {point.name}, {gain}.")
     return "\n\n".join([*paragraphs, chance_text(compared.verdicts())])
 
 
@@ -70,13 +72,15 @@ def _headline(compared: Compared, point: Point, name: str, decimals: int) -> str
 
 
 def _runner_up(compared: Compared, ranked: list[Point], decimals: int) -> str:
-    if len(ranked) < 2:
+    """Whether the best can be told from the second, and from how many others it can't."""
+    best, *others = [compared.result(point) for point in ranked]
+    found = [compared.between(best, other) for other in others]
+    if not found:
         return ""
-    found = compared.between(compared.result(ranked[0]), compared.result(ranked[1]))
-    text = (
-        f"Against the runner-up, {ranked[1].name}: {difference_text(found, decimals, len(compared.study.seeds), ', ')}."
-    )
-    return f"{text} The two cannot be told apart." if found is not None and found.verdict == NOISE else text
+    second = difference_text(found[0], decimals, best.seeds, ", ")
+    alike = sum(each is not None and each.verdict == NOISE for each in found)
+    text = f"Against the runner-up, {others[0].name}: {second}."
+    return f"{text} {alike} of {len(found)} others cannot be told from it." if alike else text
 
 
 def summary_section(compared: Compared, decimals: int) -> Section:
@@ -95,6 +99,7 @@ def summary_section(compared: Compared, decimals: int) -> Section:
         ("axis", *_VERDICTS.values(), "no verdict"),
         [[axis.title, *_effects(compared, axis)] for axis in axes],
         "Options by their difference to the base.",
+        names=True,
     )
     bests = Table(
         "The best option of each axis",
@@ -108,13 +113,14 @@ def _effects(compared: Compared, axis: Axis) -> list[str | None]:
     """The axis's options by what their difference to the base says."""
     names: dict[str, list[str]] = {verdict: [] for verdict in (*_VERDICTS, ONE_SEED)}
     for option, point in compared.along(axis):
-        if option.name != axis.base:
+        if point is not compared.study.base:
             found = compared.against(point, AGAINST_BASE)
             names[ONE_SEED if found is None else found.verdict].append(option.name)
     return [" · ".join(found) or None for found in names.values()]
 
 
 def _best(compared: Compared, axis: Axis, decimals: int) -> list[str | None]:
+    names = {point.name: option.name for option, point in compared.along(axis)}
     ranked = compared.ranked([point for _, point in compared.along(axis)])
     if not ranked:
         return [None] * (3 + len(CONTROL_TEXTS))
@@ -122,4 +128,4 @@ def _best(compared: Compared, axis: Axis, decimals: int) -> list[str | None]:
     second = compared.between(result, compared.result(ranked[1])) if len(ranked) > 1 else None
     found = [second, *(compared.against(best, kind) for kind in CONTROL_TEXTS)]
     differences = [difference_text(each, decimals, result.seeds) for each in found]
-    return [best.axes[axis.name], mean_text(result.mean, decimals), *differences]
+    return [names[best.name], mean_text(result.mean, decimals), *differences]

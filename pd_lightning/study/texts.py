@@ -9,6 +9,7 @@ from pd_lightning.study.outline import EQUAL_FLOPS, LM, MINIMIZE, Study
 from pd_lightning.study.statistics import CONFIDENCE, NOISE, ONE_SEED, Estimate
 
 MINUS = "−"
+_SHORT = {NOISE: "noise", ONE_SEED: "1 seed"}
 CONTROL_TEXTS = {LM: "against LM only, same tokens", EQUAL_FLOPS: "against LM only, equal FLOPs"}
 
 
@@ -44,8 +45,11 @@ def difference_text(found: Comparison | None, decimals: int, seeds: int, separat
 
 
 def short_text(found: Comparison | None, decimals: int) -> str | None:
-    """`−0.0123 better`: the difference without its interval."""
-    return None if found is None else f"{found.difference.mean:+.{decimals}f} {found.verdict}".replace("-", MINUS)
+    """`−0.0123 better`: the difference without its interval, and what it says in a word or two."""
+    if found is None:
+        return None
+    said = _SHORT.get(found.verdict, found.verdict)
+    return f"{found.difference.mean:+.{decimals}f} {said}".replace("-", MINUS)
 
 
 def seeds_text(result: Result) -> str:

@@ -1,5 +1,7 @@
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,3 +81,12 @@ def test_a_missing_scipy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ValueError, match=r'got none\. Install it: pip install "pd-lightning\[study\]"\.'):
         estimate([1.0, 2.0])
+
+
+def test_the_widths_in_the_documentation_are_those_of_student():
+    page = Path(__file__).parents[2] / "docs" / "reading-a-study.md"
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) sd \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 4
+    for n, width in rows:
+        values = np.random.default_rng(0).normal(size=int(n))
+        assert estimate(values.tolist()).half / values.std(ddof=1) == pytest.approx(float(width), abs=0.006)
