@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from torch import Tensor, nn
+from torch import Tensor
 
 from pd_lightning.callbacks.distilling import distilling, live_models
 from pd_lightning.flops import flops_per_token as count_flops

@@ -98,10 +98,11 @@ def write_report(
     ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(title, "\n".join(part for part in parts if part)), encoding="utf-8")
+    body = "\n".join(part for part in parts if part)
+    path.write_text(_page(title, body, "long" if sections else ""), encoding="utf-8")
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, kind: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -115,7 +116,7 @@ def _page(title: str, body: str) -> str:
 </style>
 </head>
 <body>
-<main>
+<main{f' class="{kind}"' if kind else ""}>
 {body}
 </main>
 </body>
@@ -163,6 +164,7 @@ def _headed(level: int, title: str, body: str, caption: str) -> str:
 def _table(table: Table, level: int = 2) -> str:
     texts = [[cell_text(cell) for cell in row] for row in table.rows]
     classes = [_cell_class(column) for column in zip(*texts, strict=True)] or [""] * len(table.columns)
+    classes[0] = classes[0].replace(' class="number"', "")  # names, even where they are numbers
     head = "".join(f'<th scope="col"{c}>{escape(name)}</th>' for name, c in zip(table.columns, classes, strict=True))
     body = "\n".join(f"<tr>{_row(row, classes)}</tr>" for row in texts)
     label = escape(table.title or " ".join(table.columns[:1]))
@@ -248,12 +250,17 @@ footer { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem;
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .75rem; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 thead th { color: var(--faint); font-size: .85rem; line-height: 1.3; vertical-align: bottom; white-space: normal; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; } tbody tr > * { vertical-align: top; }
 th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
+@media (max-width: 560px) {
+  th, td { padding-left: .5rem; padding-right: .5rem; }
+  tbody th:first-child { white-space: normal; min-width: 6rem; overflow-wrap: break-word; }
+}
 .number { text-align: right; min-width: 6rem; }
-.number .second { white-space: nowrap; }
-.second { color: var(--faint); font-size: .85rem; }
-.long { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+.second { color: var(--faint); font-size: .85rem; font-weight: normal; }
+main.long { max-width: 74rem; } main.long .wide { max-width: 52rem; }
+main.long .wide, main.long .narrow { margin-top: 1rem; }
+td.long, th.long { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 .contents { columns: 15rem; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; font-size: .9rem; }
 .contents ul { list-style: none; margin: 0 0 .5rem; padding: 0; } .contents li { break-inside: avoid; }
 .contents h3 { font-size: .85rem; color: var(--faint); margin: .25rem 0 0; break-after: avoid; }

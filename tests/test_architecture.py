@@ -149,7 +149,7 @@ ARROWS = {
         "study",
         "version",
     },
-    "study": {"composition", "report", "store"},
+    "study": {"composition", "redaction", "report", "store", "version"},
     "scaling": {"report", "store"},
     "plan": {
         "composition",

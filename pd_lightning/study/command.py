@@ -7,24 +7,23 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
 from pd_lightning.study.outline import STUDY
-from pd_lightning.study.page import write_study_report
 from pd_lightning.study.points import DesignSpace, merged
 from pd_lightning.study.roster import Roster, Run
-from pd_lightning.study.settings import Axis, Controls, Design, Slurm, Step, StudySettings
+from pd_lightning.study.settings import Axis, Controls, Design, Layer, Slurm, Step, StudySettings
 
 STUDY_FILE = "study.yaml"
 STORAGE = "PD_LIGHTNING_STUDY__STORAGE"
 
 
 def study(
-    fit: list[Any],
+    fit: list[Layer],
     output_dir: str,
     axes: dict[str, Axis],
     title: str = "",
@@ -35,7 +34,7 @@ def study(
     seed_settings: list[str] | None = None,
     controls: Controls | None = None,
     prepare: dict[str, Step] | None = None,
-    teachers: dict[str, Any] | None = None,
+    teachers: dict[str, Layer] | None = None,
     metric: str = "val/lm_loss",
     direction: Literal["minimize", "maximize"] = "minimize",
     n_trials: int | None = None,
@@ -128,9 +127,8 @@ def _check(asked: StudySettings, workers: int, gpus_per_worker: int) -> None:
 def _planned(asked: StudySettings) -> list[Run]:
     """The runs that are known beforehand; controls at equal FLOPs come when those are counted."""
     space = DesignSpace(asked)
-    points = {"grid": space.grid, "one_factor": lambda: space.one_factor(asked.crosses)}
-    made = points[asked.design]() if asked.design in points else [space.point({})]
-    return Roster(asked, space).runs(made, lambda _: None)
+    points = space.points(asked) or [space.point({})]
+    return Roster(asked, space).runs(points, lambda _: None)
 
 
 def _show_plan(asked: StudySettings) -> None:
@@ -215,6 +213,7 @@ def _gpus(worker: int, number: int) -> dict[str, str]:
 def _report(folder: Path) -> None:
     if not (folder / STUDY).exists():
         raise FileNotFoundError(f"output_dir must hold a study, got {folder}, which has no {STUDY}. Start it first.")
+    from pd_lightning.study.page import write_study_report
     from pd_lightning.study.summary import show
 
     page = write_study_report(folder)

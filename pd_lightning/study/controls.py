@@ -13,7 +13,7 @@ from pd_lightning.store.manifest import MANIFEST_FILE, read_manifest
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.study.points import Settings
 
-NO_TEACHER = "pd_lightning.teachers.NoTeacher"
+NO_TEACHER = "NoTeacher"
 OF_A_TEACHER = ("transforms", "loss", "kd_weight", "weighting")
 COMPARED_BLOCKS = 16
 
@@ -26,7 +26,7 @@ def has_teacher(settings: Settings) -> bool:
     """
     teacher = settings["model"].get("teacher") or NO_TEACHER
     name = teacher.get("class_path", NO_TEACHER) if isinstance(teacher, dict) else str(teacher)
-    return str(name).rpartition(".")[2] != NO_TEACHER.rpartition(".")[2]
+    return str(name).rpartition(".")[2] != NO_TEACHER
 
 
 def lm_control(settings: Settings, blocks: str | None) -> Settings:

@@ -9,7 +9,7 @@ from pd_lightning.study import outline
 from pd_lightning.study.points import Point
 from pd_lightning.study.results import COMPLETE, FAILED, RUNNING, WAITING, Row
 from pd_lightning.study.roster import Ratio, Roster, Run
-from pd_lightning.study.settings import Axis, StudySettings, option_name, option_names
+from pd_lightning.study.settings import Axis, StudySettings, option_name
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

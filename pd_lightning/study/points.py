@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -75,28 +75,28 @@ class DesignSpace:
         name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
         return Point(name, chosen, varied, settings)
 
-    def one_factor(self, crosses: list[list[str]]) -> list[Point]:
-        """The base, every other option of each axis, and full grids over some axes.
+    def points(self, study: StudySettings) -> list[Point]:
+        """The points that are known beforehand: all, but for a search.
 
         Args:
-            crosses: The axes of each grid.
+            study: What is asked.
         """
+        if study.design == "search":
+            return []
+        if study.design == "grid":
+            return self._distinct(self._grid(list(self.axes)))
         chosen: list[dict[str, str]] = [{}]
         for name, axis in self.axes.items():
             chosen += [{name: option} for option in option_names(axis)]
-        for cross in crosses:
+        for cross in study.crosses:
             chosen += self._grid(cross)
         return self._distinct(chosen)
-
-    def grid(self) -> list[Point]:
-        """Every choice of one option of each axis."""
-        return self._distinct(self._grid(list(self.axes)))
 
     def _grid(self, names: list[str]) -> Iterator[dict[str, str]]:
         for options in product(*(option_names(self.axes[name]) for name in names)):
             yield dict(zip(names, options, strict=True))
 
-    def _distinct(self, choices: list[dict[str, str]] | Iterator[dict[str, str]]) -> list[Point]:
+    def _distinct(self, choices: Iterable[dict[str, str]]) -> list[Point]:
         points = {point.name: point for point in map(self.point, choices)}
         return list(points.values())
 
@@ -113,89 +113,6 @@ def merged(layers: list[Any], below: Settings | None = None) -> Settings:
         ValueError: A layer is neither.
     """
     settings: Settings = below or {}
-    for layer in layers:
-        if not isinstance(layer, str | dict):
-            raise ValueError(f"fit, options and config must be YAML files or mappings of settings, got {layer!r}.")
-        settings = merge(settings, read_yaml(layer) if isinstance(layer, str) else layer)
-    return settings
-
-
-def slug(self) -> str:
-        """Name of its folder."""
-        return slug(self.name, self.settings)
-
-
-class DesignSpace:
-    """The settings that any choice of options makes.
-
-    Args:
-        study: What is asked.
-
-    Raises:
-        FileNotFoundError: A YAML file that it names does not exist.
-        ValueError: An axis names a setting that the base does not have.
-    """
-
-    def __init__(self, study: StudySettings) -> None:
-        self.axes = study.axes
-        self._fit = merged(study.fit)
-        self._overlays = {name: _overlays(name, axis, self._fit) for name, axis in study.axes.items()}
-        self.base = {name: _base(axis, self._fit, self._overlays[name]) for name, axis in study.axes.items()}
-
-    def point(self, choices: Mapping[str, Any]) -> Point:
-        """The point of a choice.
-
-        Args:
-            choices: Option of some axes, or a value of a range; the others have the base's.
-        """
-        chosen = {**self.base, **choices}
-        varied = tuple(axis for axis in self.axes if chosen[axis] != self.base[axis])
-        settings = deepcopy(self._fit)
-        for axis, choice in chosen.items():
-            if self.axes[axis].is_range:
-                settings = override(settings, str(self.axes[axis].path), choice) if axis in varied else settings
-            elif choice:
-                settings = _laid(settings, self._overlays[axis][choice])
-        name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
-        return Point(name, chosen, varied, settings)
-
-    def one_factor(self, crosses: list[list[str]]) -> list[Point]:
-        """The base, every other option of each axis, and full grids over some axes.
-
-        Args:
-            crosses: The axes of each grid.
-        """
-        chosen: list[dict[str, str]] = [{}]
-        for name, axis in self.axes.items():
-            chosen += [{name: option} for option in option_names(axis)]
-        for cross in crosses:
-            chosen += self._grid(cross)
-        return self._distinct(chosen)
-
-    def grid(self) -> list[Point]:
-        """Every choice of one option of each axis."""
-        return self._distinct(self._grid(list(self.axes)))
-
-    def _grid(self, names: list[str]) -> Iterator[dict[str, str]]:
-        for options in product(*(option_names(self.axes[name]) for name in names)):
-            yield dict(zip(names, options, strict=True))
-
-    def _distinct(self, choices: list[dict[str, str]] | Iterator[dict[str, str]]) -> list[Point]:
-        points = {point.name: point for point in map(self.point, choices)}
-        return list(points.values())
-
-
-def merged(layers: list[Any]) -> Settings:
-    """Lay YAML files and mappings one over the other, as repeated --config does.
-
-    Args:
-        layers: Files and mappings.
-
-    Raises:
-        FileNotFoundError: A file does not exist.
-        ValueError: A layer is neither.
-    """
-    settings: Settings = {}
     for layer in layers:
         if not isinstance(layer, str | dict):
             raise ValueError(f"fit, options and config must be YAML files or mappings of settings, got {layer!r}.")
@@ -228,7 +145,9 @@ Overlay = list[Any] | tuple[str, Any]  # layers of settings, or one setting and 
 
 def _overlays(name: str, axis: Axis, fit: Settings) -> dict[str, Overlay]:
     if axis.options is not None:
-        return {option: layers if isinstance(layers, list) else [layers or {}] for option, layers in axis.options.items()}
+        return {
+            option: layers if isinstance(layers, list) else [layers or {}] for option, layers in axis.options.items()
+        }
     assert axis.path is not None
     try:
         override(fit, axis.path, None)

@@ -129,11 +129,13 @@ class TrialQueue:
 
     def points(self) -> list[Point]:
         """The points that are asked for: of a search, those that were drawn."""
-        if self.study.design == "grid":
-            return self.space.grid()
-        if self.study.design == "one_factor":
-            return self.space.one_factor(self.study.crosses)
-        drawn = [self.space.point(trial.user_attrs["choices"]) for trial in self._points.get_trials(deepcopy=False)]
+        if self.study.design != "search":
+            return self.space.points(self.study)
+        drawn = [
+            self.space.point(t.user_attrs["choices"])
+            for t in self._points.get_trials(deepcopy=False)
+            if "choices" in t.user_attrs
+        ]
         return list({point.name: point for point in drawn}.values())
 
     def _lock(self) -> Lock:
@@ -207,9 +209,7 @@ class TrialQueue:
         choices = draw(trial, self.study)
         point = self.space.point(choices)
         (run,) = [
-            run
-            for run in self.roster.runs([point], lambda _: None)
-            if run.role == outline.POINT and run.seed == seed
+            run for run in self.roster.runs([point], lambda _: None) if run.role == outline.POINT and run.seed == seed
         ]
         for name, value in _attributes(run).items():
             trial.set_user_attr(name, value)
@@ -225,7 +225,9 @@ class TrialQueue:
 
 def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]:
     """FLOPs of the points that are done, their teachers' included, over those of their students."""
-    figures = {trial.user_attrs["name"]: trial.user_attrs.get("figures") for trial in trials if "name" in trial.user_attrs}
+    figures = {
+        trial.user_attrs["name"]: trial.user_attrs.get("figures") for trial in trials if "name" in trial.user_attrs
+    }
     ratios = {name: ratio_of(known, study.controls) for name, known in figures.items() if known}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import yaml
+
 from pd_lightning.compose import override
 from pd_lightning.study.controls import check_length, equal_flops_control, has_teacher, lm_control
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT, Control
@@ -14,7 +16,7 @@ from pd_lightning.study.points import DesignSpace, Point, Settings, digest
 from pd_lightning.study.settings import StudySettings, option_name, option_names
 
 Ratio = Callable[[str], float | None]  # FLOPs of a point in all over those of its student, once they are known
-SUMMARY_CALLBACK = {"class_path": "pd_lightning.callbacks.RunSummary"}
+SUMMARY = yaml.safe_load("class_path: pd_lightning.callbacks.RunSummary")
 
 
 @dataclass(frozen=True)
@@ -150,5 +152,5 @@ def with_folder(settings: Settings, folder: str) -> Settings:
     """
     trainer = settings.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
-    callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks]), SUMMARY_CALLBACK]
+    callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks]), SUMMARY]
     return {**settings, "trainer": {**trainer, "default_root_dir": folder, "callbacks": callbacks}}

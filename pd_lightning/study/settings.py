@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Design = Literal["one_factor", "grid", "search"]
+# Plain dict and list: what is typed more closely, jsonargparse would take apart, and make objects of class_paths.
+Layer = str | dict  # a YAML file, or settings
 SEARCH_ONLY = ("low", "high", "log", "step")
 
 
@@ -28,9 +30,9 @@ class Axis:
     """
 
     path: str | None = None
-    values: list[Any] | None = None
-    options: dict[str, Any] | None = None
-    base: Any = None
+    values: list | None = None
+    options: dict | None = None
+    base: str | int | float | bool | None = None
     title: str = ""
     low: float | int | None = None
     high: float | int | None = None
@@ -75,7 +77,7 @@ class Step:
     """
 
     command: str
-    config: list[Any] = field(default_factory=list)
+    config: list[Layer] = field(default_factory=list)
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Slurm:
     """
 
     timeout_min: int = 24 * 60
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict = field(default_factory=dict)
     cluster: Literal["slurm", "local"] = "slurm"
 
 
@@ -98,7 +100,7 @@ class Slurm:
 class StudySettings:
     """All that a worker needs to know; `study.yaml` in the study's folder holds them."""
 
-    fit: list[Any]
+    fit: list[Layer]
     output_dir: str
     axes: dict[str, Axis]
     name: str
@@ -109,7 +111,7 @@ class StudySettings:
     seed_settings: list[str] = field(default_factory=lambda: ["seed_everything", "data.init_args.seed"])
     controls: Controls = field(default_factory=Controls)
     prepare: dict[str, Step] = field(default_factory=dict)
-    teachers: dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, Layer] = field(default_factory=dict)
     metric: str = "val/lm_loss"
     direction: Literal["minimize", "maximize"] = "minimize"
     n_trials: int | None = None

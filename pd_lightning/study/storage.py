@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pd_lightning.study.settings import StudySettings
 
@@ -56,7 +56,7 @@ def resumed(study: Study, left: FrozenTrial) -> Trial:
     return Trial(study, left._trial_id)  # Optuna can't hand a running trial over; it would have it failed and retried
 
 
-def _optuna():  # type: ignore[no-untyped-def]
+def _optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:

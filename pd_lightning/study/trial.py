@@ -24,7 +24,7 @@ _LAST_LINES = 12
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class TrialFailed(Exception):
+class TrialError(Exception):
     """A trial ended without a result; the message says why."""
 
 
@@ -79,7 +79,7 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
         Its `summary.json`.
 
     Raises:
-        TrialFailed: The training ended with an error, or with a loss that is not finite.
+        TrialError: The training ended with an error, or with a loss that is not finite.
     """
     folder = study_folder / run.folder
     settings = with_folder(run.settings, str(folder))
@@ -87,10 +87,10 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
     if not (folder / SUMMARY).exists():
         code = command(["fit", "--config", str(folder / TRIAL), "--ckpt_path", "auto"], folder / LOG, threads, lock)
         if code != 0 or not (folder / SUMMARY).exists():
-            raise TrialFailed(last_words(folder / LOG) or f"exit code {code}")
+            raise TrialError(last_words(folder / LOG) or f"exit code {code}")
     summary: dict[str, Any] = read_json(folder / SUMMARY)
     if summary["validated_step"] != summary["steps"]:
-        raise TrialFailed(
+        raise TrialError(
             f"The run must end with a validation, got {summary['steps']} steps and a last validation at "
             f"{summary['validated_step']}. Make trainer.max_steps a multiple of trainer.val_check_interval."
         )
@@ -105,13 +105,13 @@ def metric(summary: dict[str, Any], name: str) -> float:
         name: The figure.
 
     Raises:
-        TrialFailed: There is none, or it is not finite.
+        TrialError: There is none, or it is not finite.
     """
     value = summary["metrics"].get(name, "missing")
     if value == "missing":
-        raise TrialFailed(f"{name} must be a validation figure, got {', '.join(summary['metrics'])}. Set metric.")
+        raise TrialError(f"{name} must be a validation figure, got {', '.join(summary['metrics'])}. Set metric.")
     if value is None or not math.isfinite(value):
-        raise TrialFailed(f"{name} is not finite at the end: the training diverged.")
+        raise TrialError(f"{name} is not finite at the end: the training diverged.")
     return float(value)
 
 

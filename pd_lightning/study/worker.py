@@ -8,7 +8,7 @@ from pd_lightning.study.prepare import prepare
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import COMPLETE, FAILED, Row
 from pd_lightning.study.settings import StudySettings
-from pd_lightning.study.trial import TrialFailed, metric, run_trial
+from pd_lightning.study.trial import TrialError, metric, run_trial
 
 _SECONDS_BETWEEN_LOOKS = 3.0
 
@@ -34,7 +34,7 @@ def work(study: StudySettings, storage: str | None) -> None:
         try:
             summary = run_trial(queue.folder, claim.run, claim.lock, study.threads)
             value = metric(summary, study.metric)
-        except TrialFailed as error:
+        except TrialError as error:
             queue.fail(claim, str(error))
             said = f"failed: {str(error).splitlines()[0]}"
         else:

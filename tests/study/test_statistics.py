@@ -20,9 +20,10 @@ def test_a_mean_and_its_interval_are_those_of_scipy(n):
 
 def test_three_seeds_by_hand():
     found = estimate([1.0, 2.0, 6.0])
-    deviation = math.sqrt((4 + 1 + 9) / 2)
+    deviation = math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2)
+    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)  # of two degrees of freedom, whose distribution has a closed form
     assert found.mean == 3
-    assert found.half == pytest.approx(4.302652729911275 * deviation / math.sqrt(3), rel=1e-12)
+    assert found.half == pytest.approx(t * deviation / math.sqrt(3), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
