@@ -216,12 +216,13 @@ def test_miniplm_learns_from_the_lm_loss_alone(
     assert not [str(warning.message) for warning in recwarn if "no effect" in str(warning.message)]
 
 
+MINI = "paper_mini"
 TEACHERS = {
     "configs/demo/record.yaml": ("runs/demo/teacher/export", "runs/demo/store", 0.95, 50),
     "configs/paper/record.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 0.95, 100),
     "configs/paper/teacher/9b.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 0.95, 100),
     "configs/paper/teacher/32b.yaml": ("zai-org/GLM-4-32B-Base-0414", "runs/paper/store-32b", 0.95, 100),
-    "configs/study/paper_mini/record.yaml": ("runs/study/paper_mini/teacher/export", "runs/study/paper_mini/store", 0.98, 100),
+    f"configs/study/{MINI}/record.yaml": (f"runs/study/{MINI}/teacher/export", f"runs/study/{MINI}/store", 0.98, 100),
 }
 
 
