@@ -77,7 +77,7 @@ class StandardLibraryDocs(Source):
         from pydoc_data.topics import topics
 
         for text in StandardLibrary():
-            yield "\n\n".join(inspect.cleandoc(docstring.value) for docstring in _docstrings(text))
+            yield "\n\n".join(inspect.cleandoc(str(docstring.value)) for docstring in _docstrings(text))
         yield from (topics[name] for name in sorted(topics))
 
 
