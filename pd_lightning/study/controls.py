@@ -59,16 +59,17 @@ def equal_flops_control(lm: Settings, ratio: float, blocks: str | None) -> Setti
     Args:
         lm: Settings of the control at equal tokens.
         ratio: FLOPs of the point, those of its teacher included, over those of its student.
-        blocks: Token blocks with further tokens.
+        blocks: Token blocks with further tokens, which are read where those at hand would be read again.
     """
     control = deepcopy(lm)
     trainer = control["trainer"]
     every = _steps_between_validations(trainer)
     steps = math.ceil(trainer["max_steps"] * ratio / every - 1e-9) * every
     data = _data(control)
-    if "max_train_blocks" in data:
+    most = data.get("max_train_blocks")
+    if most is not None and _blocks_read(control, steps) > most:
         longest = math.inf if blocks is None else read_manifest(blocks).splits["train"].num_blocks
-        data["max_train_blocks"] = min(longest, math.ceil(data["max_train_blocks"] * steps / trainer["max_steps"]))
+        data["max_train_blocks"] = min(longest, math.ceil(most * steps / trainer["max_steps"]))
     trainer["max_steps"] = steps
     return control
 
@@ -104,6 +105,12 @@ def _steps_between_validations(trainer: Mapping[str, Any]) -> int:
             "trainer.val_check_interval to a number of batches and trainer.check_val_every_n_epoch to null."
         )
     return max(1, interval // int(trainer.get("accumulate_grad_batches") or 1))
+
+
+def _blocks_read(settings: Settings, steps: int) -> int:
+    """Training blocks that a run reads on one device."""
+    accumulated = int(settings["trainer"].get("accumulate_grad_batches") or 1)
+    return steps * accumulated * int(_data(settings).get("batch_size") or 8)
 
 
 def _data(settings: Settings) -> dict[str, Any]:

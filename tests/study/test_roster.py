@@ -87,7 +87,10 @@ def test_controls_read_the_blocks_of_a_store_with_their_tokens(blocks: Path, tru
     fewer = lm_control(of_data(path=str(truncated_store), max_train_blocks=8), str(blocks))
     assert fewer["data"]["init_args"]["max_train_blocks"] == 8
     longer = equal_flops_control(control, 2.0, str(blocks))
-    assert longer["data"]["init_args"]["max_train_blocks"] == 80
+    assert longer["data"]["init_args"]["max_train_blocks"] == 80, "64 blocks are read, and 40 are too few"
+    control["data"]["init_args"]["batch_size"] = 4
+    short = equal_flops_control(control, 2.0, str(blocks))
+    assert short["data"]["init_args"]["max_train_blocks"] == 40, "32 are read: the order stays as it is"
     most = equal_flops_control(control, 1000.0, str(blocks))["data"]["init_args"]["max_train_blocks"]
     assert most == read_manifest(blocks).splits["train"].num_blocks
 
