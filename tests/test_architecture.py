@@ -84,7 +84,7 @@ GROUPS = {
         "terms",
     },
     "targets": {"blockwise", "heads", "targets"},
-    "report": {"charts", "report"},
+    "report": {"chart_axes", "charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
     "distiller": {"distilled", "distiller", "student_output"},
 }
