@@ -63,10 +63,10 @@ def fit_law(
     paths = [results] if isinstance(results, str) else results
     chosen = LAWS[law]
     role = role or ("distilled" if chosen.needs_teacher else "supervised")
-    rows = read_rows(paths, metric, axes)
-    runs = as_runs(rows, role, chosen.needs_teacher)
     if chosen.needs_teacher and role == "supervised":
         raise ValueError(f"role must be distilled for {law}, got supervised. Leave --role out, or name another --law.")
+    rows = read_rows(paths, metric, axes)
+    runs = as_runs(rows, role, chosen.needs_teacher)
     supervised = _supervised(supervised_law, rows, chosen.needs_supervised) if chosen.needs_teacher else None
     found = analyse(chosen, runs, supervised, hold_out, folds, bootstrap, seed, huber_delta, starts)
     folder = Path(output_dir)

@@ -120,7 +120,7 @@ def load_law(path: str | Path) -> SavedLaw:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"--law_file must be a law.json, got {path}, where there is none. Write one with "
+            f"a law file must be a law.json, got {path}, where there is none. Write one with "
             "`pd-lightning scaling-law fit`."
         )
     content = read_json(path)

@@ -171,5 +171,5 @@ def test_too_few_points_are_refused(make_runs: MakeRuns) -> None:
 
 def test_scipy_is_asked_for_by_its_extra(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(ModuleNotFoundError, match=r"must have SciPy, got none. Run pip install 'pd-lightning\[study\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"got none. Run pip install 'pd-lightning\[study\]'"):
         fitting.scientific("scipy.optimize")
