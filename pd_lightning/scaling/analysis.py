@@ -47,11 +47,6 @@ class Analysis:
         return int(self.runs.points.max()) + 1
 
     @property
-    def freedom(self) -> int:
-        """Points less coefficients."""
-        return self.points - len(self.fitted.law.parameters)
-
-    @property
     def unclaimed(self) -> list[str]:
         """The coefficients that are named, not claimed."""
         return unclaimed(self.fitted, self.trade_offs)
@@ -62,7 +57,7 @@ class Analysis:
             return {}
         law, units = self.fitted.law, self.fitted.units
         values = np.array([list(law.coefficients(z, *units).values()) for z in self.replicates])
-        low, high = interval(values, self.freedom)
+        low, high = interval(values, self.points, len(self.fitted.z))
         return {name: (float(a), float(b)) for name, a, b in zip(law.names, low, high, strict=True)}
 
 
@@ -96,6 +91,7 @@ def analyse(
     Raises:
         ValueError: There are too few points.
     """
+    _check_what_is_left(law, runs, hold_out, folds)
     runs = replace(runs, sizes=completed(runs.sizes, supervised if law.needs_supervised else None))
     fitted = fit(law, runs, delta, starts)
     return Analysis(
@@ -110,6 +106,18 @@ def analyse(
         trade_offs(fitted, runs),
         noise(fitted, runs),
     )
+
+
+def _check_what_is_left(law: Law, runs: Runs, hold_out: int, folds: int) -> None:
+    """Refuse to hold out so many points that nothing can be fitted to the rest."""
+    points, needed = int(runs.points.max()) + 1, len(law.parameters)
+    in_fold = -(-points // folds) if folds else 0
+    for name, out in (("hold_out", hold_out), ("folds", in_fold)):
+        if points >= needed > points - out:
+            raise ValueError(
+                f"{name} must leave {needed} points of different sizes for {law.name}, got {points} points less {out}. "
+                f"Run more sizes, or set --{name}=0."
+            )
 
 
 def completed(sizes: Sizes, supervised: Fit | None) -> Sizes:

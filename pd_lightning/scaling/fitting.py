@@ -128,21 +128,23 @@ def refit(fitted: Fit, runs: Runs, start: Array, held: dict[int, float]) -> tupl
     return z, value
 
 
-def interval(replicates: Array, points: int) -> tuple[Array, Array]:
-    """Give 95% intervals: percentiles of replicates, set wider for few points.
+def interval(replicates: Array, points: int, coefficients: int) -> tuple[Array, Array]:
+    """Give 95% intervals: percentiles of the replicates, farther out where there are few points.
 
     Args:
         replicates: `[S, ...]`, coefficients or predictions.
-        points: From how many points the replicates are drawn, less the number of coefficients that are fitted.
+        points: How many points the replicates are drawn from.
+        coefficients: How many are fitted.
 
     Returns:
         Lower and upper ends `[...]`.
 
-    Source: the expanded percentile interval of Hesterberg, arXiv 1411.5279, section 4.3; that degrees of freedom are
+    Source: the expanded percentile interval of Hesterberg, arXiv 1411.5279, for a mean; that the degrees of freedom are
     points less coefficients is our choice.
     """
     stats = scientific("scipy.stats")
-    tail = 100 * float(stats.norm.sf(stats.t.ppf(0.975, max(1, points))))
+    freedom = max(1, points - coefficients)
+    tail = 100 * float(stats.norm.sf((points / freedom) ** 0.5 * stats.t.ppf(0.975, freedom)))
     low, high = np.percentile(replicates, [tail, 100 - tail], axis=0)
     return low, high
 
@@ -157,7 +159,7 @@ def scientific(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "scaling-law fit must have SciPy, got none. Run pip install 'pd-lightning[study]'."
+            "fits of scaling laws and their intervals must have SciPy, got none. Run pip install 'pd-lightning[study]'."
         ) from error
 
 

@@ -74,7 +74,7 @@ def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: i
     z = bootstrap(fitted, rest, replicates, seed)
     _, first, points = np.unique(held.points, return_index=True, return_inverse=True)
     sizes = held.sizes.take(first)
-    ends = interval(fitted.predict(sizes, z), _freedom(fitted, rest)) if replicates else None
+    ends = interval(fitted.predict(sizes, z), int(rest.points.max()) + 1, len(fitted.z)) if replicates else None
     found = [
         HeldOut(
             float(sizes.params[i]),
@@ -111,7 +111,3 @@ def fold_errors(whole: Fit, runs: Runs, folds: int, seed: int) -> Array:
         fitted = fit(whole.law, runs.take(~out), whole.delta)
         errors[out] = fitted.predict(runs.sizes.take(out)) / runs.losses[out] - 1
     return errors
-
-
-def _freedom(fitted: Fit, runs: Runs) -> int:
-    return int(runs.points.max()) + 1 - len(fitted.law.parameters)

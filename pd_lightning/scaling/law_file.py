@@ -27,7 +27,7 @@ class SavedLaw:
     Args:
         fitted: The law with its coordinates.
         replicates: Coordinates `[S, P]` of the bootstrap.
-        freedom: Points less coefficients.
+        points: How many points the replicates are drawn from.
         ranges: Smallest and largest of the runs' params, tokens and, with a teacher, teacher_loss.
         supervised: The law for students without a teacher.
         role: `distilled` or `supervised`: what it was fitted to.
@@ -35,7 +35,7 @@ class SavedLaw:
 
     fitted: Fit
     replicates: Array
-    freedom: int
+    points: int
     ranges: dict[str, tuple[float, float]]
     supervised: Fit | None
     role: str
@@ -45,7 +45,8 @@ class SavedLaw:
         sizes = completed(sizes, self.supervised if self.fitted.law.needs_supervised else None)
         if not len(self.replicates):
             return self.fitted.predict(sizes), None
-        return self.fitted.predict(sizes), interval(self.fitted.predict(sizes, self.replicates), self.freedom)
+        replicates = self.fitted.predict(sizes, self.replicates)
+        return self.fitted.predict(sizes), interval(replicates, self.points, len(self.fitted.z))
 
 
 def published_supervised() -> Fit:
@@ -91,7 +92,7 @@ def save_law(path: Path, found: Analysis, role: str, metric: str, results: list[
         },
         "units": found.fitted.units,
         "coordinates": found.fitted.z.tolist(),
-        "bootstrap": {"seed": found.seed, "freedom": found.freedom, "coordinates": found.replicates.tolist()},
+        "bootstrap": {"seed": found.seed, "coordinates": found.replicates.tolist()},
         "supervised": _supervised(found.supervised),
         "software": software_versions("scipy", "numpy"),
     }
@@ -129,7 +130,7 @@ def load_law(path: str | Path) -> SavedLaw:
         return SavedLaw(
             _fit(content),
             np.array(content["bootstrap"]["coordinates"]),
-            content["bootstrap"]["freedom"],
+            content["data"]["points"],
             {name: tuple(content["data"][name]) for name in names},
             _fit(content["supervised"]) if content["supervised"] else None,
             content["role"],

@@ -167,7 +167,7 @@ def _extrapolation(found: Analysis) -> Chart:
         near &= sizes.teacher_loss == sizes.teacher_loss.min()
     bands = {}
     if len(found.replicates):
-        low, high = interval(found.fitted.predict(along, found.replicates), found.freedom)
+        low, high = interval(found.fitted.predict(along, found.replicates), found.points, len(found.fitted.z))
         bands["law"] = list(zip(flops.tolist(), low.tolist(), high.tolist(), strict=True))
     return Chart(
         "Beyond the runs",

@@ -68,11 +68,11 @@ def as_runs(rows: Iterable[Row], role: Role, teacher: bool = False) -> Runs:
         raise ValueError(
             f"the results must hold {role} runs, got none. Choose the others with --role={other}, or another --law."
         )
-    _same_settings(rows)
+    _same_settings(rows, ("teacher_params", "teacher_loss") if teacher else ())
     params, tokens = (np.array([_figure(row, column) for row in rows]) for column in _ALWAYS)
     of_teacher = np.array([_figure(row, "teacher_loss") for row in rows]) if teacher else None
     flops = [float(row.get("student_flops") or 0) or 6 * n * d for row, n, d in zip(rows, params, tokens, strict=True)]
-    losses = np.array([row["loss"] for row in rows])
+    losses = np.array([_figure(row, "loss") for row in rows])
     return Runs(Sizes(params, tokens, of_teacher), losses, np.array(flops))
 
 
@@ -147,18 +147,21 @@ def _last_figure(path: Path, metric: str) -> float:
 
 def _figure(row: Row, column: str) -> float:
     value = row.get(column)
+    where = row.get("run") or row.get("point")
     if value in (None, ""):
         remedy = _SETTINGS.get(column, "Run it again, so that its summary.json says.")
-        where = row.get("run") or row.get("point")
         raise ValueError(f"the run {where} must have a figure for {column}, got none. {remedy}")
-    return float(value)
+    figure = float(value)
+    if not 0 < figure < float("inf"):
+        raise ValueError(f"{column} of the run {where} must be positive and finite, got {figure}. Leave the run out.")
+    return figure
 
 
-def _same_settings(rows: list[Row]) -> None:
-    """Refuse runs of equal sizes that differ in axes: a law knows no others than sizes."""
+def _same_settings(rows: list[Row], of_teacher: Sequence[str]) -> None:
+    """Refuse runs of equal sizes that differ in axes: a law knows of sizes alone."""
     seen: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        sizes = (row.get("role"), *(row.get(column) for column in (*_ALWAYS, "teacher_params", "teacher_loss")))
+        sizes = (row.get("role"), *(row.get(column) for column in (*_ALWAYS, *of_teacher)))
         first = seen.setdefault(sizes, row)
         names = [key for key in row if key.startswith("axis.") and row[key] != first.get(key, row[key])]
         if names and first.get("point") != row.get("point"):

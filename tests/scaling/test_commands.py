@@ -163,7 +163,11 @@ def test_the_page_shows_what_the_file_says(results: Path, tmp_path: Path) -> Non
         (["--huber_delta=0"], "huber_delta must be positive, got 0.0. Set --huber_delta"),
         (["--law=apple", "--role=supervised"], "role must be distilled for apple, got supervised."),
         (["--law=apple", "--supervised_law=mine.json"], "a law file must be a law.json, got mine.json"),
-        (["--hold_out=12"], "must have 5 points of different sizes, one for each coefficient, got 4"),
+        (
+            ["--hold_out=12"],
+            "hold_out must leave 5 points of different sizes for chinchilla, got 16 points less 12.",
+        ),
+        (["--law=apple", "--folds=1000", "--hold_out=24"], "must leave 9 points of different sizes for apple, got 32"),
     ],
 )
 def test_mistakes_of_a_fit_are_explained(

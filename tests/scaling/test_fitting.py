@@ -24,7 +24,7 @@ def repeat(make_runs: MakeRuns, true: dict[str, float], seeds: range) -> tuple[f
         dense = make_runs(grid=41, seeds=1, noise=0.0)  # everywhere in the data's range
         fitted = fit(LAWS["chinchilla"], runs)
         worst = max(worst, np.abs(fitted.predict(dense.sizes) / dense.losses - 1).max())
-        low, high = np.exp(interval(bootstrap(fitted, runs, 200, seed), 100 - 5))
+        low, high = np.exp(interval(bootstrap(fitted, runs, 200, seed), 100, 5))
         for name in inside:
             i = fitted.law.names.index(name)
             inside[name] += int(low[i] <= true[name] <= high[i])
@@ -158,9 +158,9 @@ def test_seeds_of_a_point_are_drawn_together(make_runs: MakeRuns) -> None:
 
 def test_few_points_make_wider_intervals() -> None:
     replicates = np.arange(1001.0)
-    widths = [high - low for low, high in (interval(replicates, points) for points in (1, 10, 1000))]
+    widths = [high - low for low, high in (interval(replicates, points, 5) for points in (6, 20, 1000))]
     assert widths[0] > widths[1] > widths[2] > 940
-    assert interval(replicates, 10**7) == pytest.approx((25, 975), abs=0.01)
+    assert interval(replicates, 10**7, 5) == pytest.approx((25, 975), abs=0.01)
 
 
 def test_too_few_points_are_refused(make_runs: MakeRuns) -> None:

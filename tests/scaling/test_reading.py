@@ -84,6 +84,27 @@ def test_other_settings_than_sizes_are_refused_until_axes_are_named(study: Calla
     assert len(as_runs(kept, "supervised")) == 16
 
 
+def test_several_teachers_are_refused_where_the_law_knows_none(
+    make_runs: Callable[..., Runs], rows_of: Callable[..., Rows], write_results: Callable, true: dict[str, float]
+) -> None:
+    rows = rows_of(make_runs("chinchilla_kd", {**true, "t": 0.3}, grid=2, teachers=(2.2, 2.8)), "point")
+    rows = [{**row, "axis.teacher": row["teacher_loss"]} for row in rows]
+    read = read_rows([write_results(rows)], METRIC)
+    with pytest.raises(ValueError, match="which differ in teacher"):
+        as_runs(read, "distilled")
+    assert len(as_runs(read, "distilled", teacher=True)) == 16
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "-1"])
+def test_a_loss_that_is_none_is_refused(rows: Rows, write_results: Callable[..., Path], loss: str) -> None:
+    rows[2]["val/lm_loss"] = loss
+    read = read_rows([write_results(rows)], METRIC)
+    with pytest.raises(
+        ValueError, match=f"loss of the run runs/point-2 must be positive and finite, got {float(loss)}"
+    ):
+        as_runs(read, "distilled")
+
+
 def test_axes_must_be_those_of_the_study(study: Callable[..., Path], write_results: Callable, rows: Rows) -> None:
     with pytest.raises(ValueError, match="--axes must name axes of the study, student, k, got tokens"):
         read_rows([study()], METRIC, ["student", "tokens"])
