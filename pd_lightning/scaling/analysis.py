@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pd_lightning.scaling.fitting import Fit, bootstrap, fit, interval
-from pd_lightning.scaling.held_out import HeldOut, fold_errors, predict_largest
+from pd_lightning.scaling.held_out import HeldOut, fold_errors, largest, predict_largest
 from pd_lightning.scaling.identifiability import TradeOff, noise, trade_offs, unclaimed
 from pd_lightning.scaling.laws import Array, Law, Sizes
 from pd_lightning.scaling.runs import Runs
@@ -23,7 +23,7 @@ class Analysis:
         supervised: The law that says what a student's loss would be without a teacher.
         replicates: Coordinates `[S, P]` of the bootstrap.
         seed: Of the bootstrap and of the folds.
-        largest: The largest points, predicted by a fit without them.
+        largest: The points of the largest students, predicted by a fit without them.
         folds: In how many parts the points were split.
         fold_errors: Relative error `[R]` at each run of the fit without its fold; empty without folds.
         trade_offs: The coefficients that the runs leave open.
@@ -78,7 +78,7 @@ def analyse(
         law: The law.
         runs: What was measured.
         supervised: What a student's loss is without a teacher, where the law needs it.
-        hold_out: How many of the largest points a second fit does without and predicts.
+        hold_out: How many of the largest students a second fit does without and predicts.
         folds: In how many parts the points are split, each predicted from the others; 0 for none.
         replicates: Of the bootstrap.
         seed: Of bootstrap and folds.
@@ -112,7 +112,10 @@ def _check_what_is_left(law: Law, runs: Runs, hold_out: int, folds: int) -> None
     """Refuse to hold out so many points that nothing can be fitted to the rest."""
     points, needed = int(runs.points.max()) + 1, len(law.parameters)
     in_fold = -(-points // folds) if folds else 0
-    for name, out in (("hold_out", hold_out), ("folds", in_fold)):
+    in_largest = len(np.unique(runs.points[largest(runs, hold_out)]))
+    if folds > points:
+        raise ValueError(f"folds must be at most the number of points, {points}, got {folds}. Set --folds={points}.")
+    for name, out in (("hold_out", in_largest), ("folds", in_fold)):
         if points >= needed > points - out:
             raise ValueError(
                 f"{name} must leave {needed} points of different sizes for {law.name}, got {points} points less {out}. "

@@ -44,7 +44,8 @@ def fit_law(
         metric: The validation figure that is the loss, in nats per token.
         supervised_law: For laws with a teacher, what the same student's loss is without: `chinchilla` or `generalized`,
             fitted to the supervised runs of the results; `published`; or a law.json.
-        hold_out: How many of the largest points, by operations, a second fit does without and predicts; 0 for none.
+        hold_out: How many of the largest students, by operations, a second fit does without and predicts, with all
+            their teachers and seeds; 0 for none.
         folds: In how many parts the points are split, each predicted from the others; 0 for none.
         bootstrap: How many times the points are drawn again for the intervals; 0 for no intervals.
         seed: Of bootstrap and folds.

@@ -1,8 +1,8 @@
-"""How far a law is off where it wasn't fitted: at the largest points, and at folds of all points."""
+"""How far a law is off where it wasn't fitted: at the largest students, and at folds of all points."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class HeldOut:
     Args:
         params: Non-embedding parameters of the student.
         tokens: Tokens of the student.
+        teacher_loss: Loss of its teacher, if the law has one.
         measured: Mean loss over its seeds.
         predicted: Loss by the fit to the other points.
         low: Lower end of the 95% interval of the prediction, without a single run's noise.
@@ -26,6 +27,7 @@ class HeldOut:
 
     params: float
     tokens: float
+    teacher_loss: float | None
     measured: float
     predicted: float
     low: float | None
@@ -38,32 +40,32 @@ class HeldOut:
 
 
 def largest(runs: Runs, count: int) -> Array:
-    """Say which runs belong to the points with the most operations.
+    """Say which runs are of the students with the most operations.
 
     Args:
         runs: All runs.
-        count: How many points.
+        count: How many students: with another teacher, or another seed, it is the same one.
 
     Returns:
         A mask `[R]`.
     """
-    points = runs.points
-    flops = np.array([runs.flops[points == point].mean() for point in range(points.max() + 1)])
-    return np.isin(points, np.argsort(flops, kind="stable")[len(flops) - count :])
+    students = replace(runs, sizes=replace(runs.sizes, teacher_loss=None)).points
+    flops = np.array([runs.flops[students == student].mean() for student in range(students.max() + 1)])
+    return np.isin(students, np.argsort(flops, kind="stable")[::-1][:count])
 
 
 def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: int) -> list[HeldOut]:
-    """Fit without the largest points, and predict them.
+    """Fit without the largest students, and predict them.
 
     Args:
         whole: The fit to all runs, for its law and delta.
         runs: All runs.
-        count: How many points to leave out.
+        count: How many students to leave out.
         replicates: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
 
     Returns:
-        The points, the largest last.
+        Their points, the largest last.
 
     Raises:
         ValueError: Too few points are left.
@@ -79,6 +81,7 @@ def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: i
         HeldOut(
             float(sizes.params[i]),
             float(sizes.tokens[i]),
+            None if sizes.teacher_loss is None else float(sizes.teacher_loss[i]),
             float(held.losses[points == i].mean()),
             float(predicted),
             *((float(ends[0][i]), float(ends[1][i])) if ends else (None, None)),

@@ -14,6 +14,7 @@ from pd_lightning.charts import Chart
 from pd_lightning.report import Table, cell_text, write_report
 from pd_lightning.scaling.analysis import Analysis, completed
 from pd_lightning.scaling.fitting import interval
+from pd_lightning.scaling.held_out import HeldOut
 from pd_lightning.scaling.identifiability import at_bounds
 from pd_lightning.scaling.law_file import fold_summary
 from pd_lightning.scaling.laws import Array, Sizes
@@ -61,13 +62,12 @@ def tables(found: Analysis) -> Iterator[Table]:
     ]
     yield Table("Coefficients", ("coefficient", "fit", "95% interval"), rows)
     if found.largest:
-        columns = ("params", "tokens", "measured", "predicted", "95% interval", "error")
+        columns = ("student", "tokens", "teacher's loss", "measured", "predicted", "95% interval", "error")
         held = [
-            (_number(p.params), _number(p.tokens), p.measured, p.predicted, _ends(p.low, p.high), f"{p.error:+.2%}")
-            for p in found.largest
+            (_size(p.params), _size(p.tokens), p.teacher_loss, p.measured, p.predicted, *_off(p)) for p in found.largest
         ]
         caption = "The interval is that of the law; a single run scatters around it."
-        yield Table("Predicted by a fit without them: the largest points", columns, held, caption)
+        yield Table("The largest students, predicted by a fit without them", columns, held, caption)
     if found.folds:
         summary = fold_summary(found)
         row = (str(found.folds), f"{summary['mean_error']:.2%}", f"{summary['largest_error']:.2%}")
@@ -93,8 +93,8 @@ def _verdict(found: Analysis) -> str:
         return worst
     point = found.largest[-1]
     return worst + (
-        f"A fit without the largest {'point' if len(found.largest) == 1 else 'points'} predicts {point.predicted:.4f} "
-        f"for the largest one, which measured {point.measured:.4f} ({point.error:+.2%})."
+        f"A fit without the largest predicts {point.predicted:.4f} for it, where {point.measured:.4f} was measured "
+        f"({point.error:+.2%})."
     )
 
 
@@ -106,8 +106,14 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "–" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}"
 
 
-def _ends(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+def _size(value: float) -> str:
+    unit, letter = next(((u, x) for u, x in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= u), (1, ""))
+    return f"{value / unit:.3g}{letter}"
+
+
+def _off(point: HeldOut) -> tuple[str, str]:
+    ends = "–" if point.low is None or point.high is None else f"{point.low:.4f} to {point.high:.4f}"
+    return ends, f"{point.error:+.2%}"
 
 
 def _over_data(found: Analysis) -> Chart:
@@ -125,10 +131,10 @@ def _over_data(found: Analysis) -> Chart:
     for params in chosen:
         one = sizes.take(shown).take(np.zeros(len(tokens), dtype=int))
         at = _completed(found, Sizes(np.full(len(tokens), params), tokens, one.teacher_loss))
-        series[f"{_number(params)} params, fit"] = _points(tokens, found.fitted.predict(at))
+        series[f"{_size(params)}, fit"] = _points(tokens, found.fitted.predict(at))
     for params in chosen:
         here = shown & (sizes.params == params)
-        series[f"{_number(params)} params, runs"] = _points(sizes.tokens[here], found.runs.losses[here])
+        series[f"{_size(params)}, runs"] = _points(sizes.tokens[here], found.runs.losses[here])
     scatter = [name for name in series if name.endswith("runs")]
     caption = "The smallest, a middle and the largest student." + note
     return Chart("The fit over the runs", "tokens", "loss (nats/token)", series, caption, scatter=scatter, log_x=True)

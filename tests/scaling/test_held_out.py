@@ -20,6 +20,7 @@ def runs(make_runs: Callable[..., Runs]) -> Runs:
 
 def test_the_largest_are_those_with_most_operations(runs: Runs) -> None:
     assert runs.flops[largest(runs, 1)] == pytest.approx([6e20, 6e20])
+    assert largest(runs, 0).sum() == 0
     assert largest(runs, 3).sum() == 6
     assert runs.flops[largest(runs, 3)].min() > runs.flops[~largest(runs, 3)].max()
 
@@ -34,6 +35,18 @@ def test_the_largest_point_is_predicted_without_it(runs: Runs) -> None:
     assert found.error == pytest.approx(found.predicted / found.measured - 1)
     draws = [LAW.predict(LAW.coefficients(z, *alone.units), one)[0] for z in bootstrap(alone, runs.take(~out), 20, 3)]
     assert (found.low, found.high) == pytest.approx(interval(np.array(draws), 15, 5))
+
+
+def test_a_student_is_held_out_with_all_its_teachers(make_runs: Callable[..., Runs], true: dict[str, float]) -> None:
+    runs = make_runs("chinchilla_kd", {**true, "t": 0.3}, grid=4, teachers=(2.2, 2.8))
+    assert largest(runs, 1).sum() == 4
+    found = predict_largest(fit(LAWS["chinchilla_kd"], runs), runs, 1, 0, 0)
+    assert [(point.params, point.tokens) for point in found] == [pytest.approx((1e9, 1e11))] * 2
+    assert sorted(point.teacher_loss for point in found) == [2.2, 2.8]
+    assert [point.measured for point in found] == [
+        pytest.approx(runs.losses[largest(runs, 1) & (runs.sizes.teacher_loss == point.teacher_loss)].mean())
+        for point in found
+    ]
 
 
 def test_what_is_held_out_has_no_say(runs: Runs) -> None:
