@@ -83,7 +83,7 @@ def test_commands_and_files_exist(name: str) -> None:
         compile(source, f"{name}:{number}", "exec")
 
 
-@pytest.mark.parametrize("name", ["how-to/lightning-project.md", "how-to/export.md", "migration.md"])
+@pytest.mark.parametrize("name", ["how-to/lightning-project.md", "how-to/export.md", "migration.md", "scaling-laws.md"])
 def test_python_runs(demo: Path, name: str) -> None:
     space: dict[str, Any] = {}
     for source in fenced(DOCS[name], "python"):
