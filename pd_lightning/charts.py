@@ -12,6 +12,7 @@ DASHES = ("none", "7 4", "2 3", "10 3 2 3", "12 5", "5 2 2 2")
 LIGHT = ("#0072b2", "#c04f00", "#007a5a", "#a0408a", "#7a5c00", "#4b4ba8")
 DARK = ("#6cb8f0", "#f5a05a", "#3fcf9f", "#e89ad0", "#e6d24a", "#a9a9f5")
 
+STYLES = 18  # pairs of a colour and dashes, then they come again
 FONT_SIZE = 12
 LINE_HEIGHT = 15.0
 MOST_POINTS_MARKED = 12
@@ -135,7 +136,7 @@ def _draw(chart: Chart, lines: dict[str, Points], width: float, height: float) -
     if heights is not None:
         frame = labelled
     marks = ["".join(_marks(chart, i, name, lines, frame)) for i, name in enumerate(lines)]
-    ends = [_text(frame.right + 8, y, name, f"s{i % 6}") for i, (name, y) in enumerate((heights or {}).items())]
+    ends = [_text(frame.right + 8, y, name, f"s{i % STYLES}") for i, (name, y) in enumerate((heights or {}).items())]
     body = "\n".join([*_axes(chart, frame, width, height), *marks, *ends])
     legend = "" if heights else _legend(chart, lines)
     return (
@@ -153,11 +154,14 @@ def _frame(chart: Chart, lines: dict[str, Points], width: float, height: float, 
     columns = names_scale(chart.x_names) if chart.x_names else columns_scale(xs, count, log=chart.log_x)
     left = 26 + LETTER_WIDTH * max(map(len, rows.texts))
     frame = _Frame(left, width - right, 12, height - 46, columns, rows)
-    return replace(frame, bottom=frame.bottom - _slanted_height(frame)) if chart.x_names and frame.crowded else frame
+    return _room_for_slant(frame) if chart.x_names and frame.crowded else frame
 
 
-def _slanted_height(frame: _Frame) -> float:
-    return max(map(len, frame.columns.texts)) * LETTER_WIDTH * math.sin(math.radians(SLANT))
+def _room_for_slant(frame: _Frame) -> _Frame:
+    """Room below the longest name, and left of the first."""
+    lengths, angle = [len(text) * LETTER_WIDTH for text in frame.columns.texts], math.radians(SLANT)
+    before = lengths[0] * math.cos(angle) - (frame.right - frame.left) / len(lengths) / 2
+    return replace(frame, bottom=frame.bottom - max(lengths) * math.sin(angle), left=max(frame.left, before))
 
 
 def _label_heights(lines: dict[str, Points], frame: _Frame) -> dict[str, float] | None:
@@ -176,10 +180,12 @@ def _label_heights(lines: dict[str, Points], frame: _Frame) -> dict[str, float] 
 
 
 def _marks(chart: Chart, index: int, name: str, lines: dict[str, Points], frame: _Frame) -> Iterator[str]:
-    """Band, line, intervals and points of one name; intervals of several stand beside each other."""
-    colour = f"s{index % 6}"
+    """Band, line, intervals and points of one name; intervals at the same place stand beside each other."""
+    colour = f"s{index % STYLES}"
     barred = [each for each in lines if each in chart.intervals]
-    aside = (barred.index(name) - (len(barred) - 1) / 2) * BESIDE if name in barred else 0.0
+    taken = [x for each in barred for x, _ in lines[each]]
+    beside = name in barred and len(set(taken)) < len(taken)
+    aside = (barred.index(name) - (len(barred) - 1) / 2) * BESIDE if beside else 0.0
     places = [(frame.x(x) + aside, frame.y(y)) for x, y in lines[name]]
     if band := _ranges(chart, chart.bands, name):
         edge = [(frame.x(x), frame.y(low)) for x, low, _ in band] + [(frame.x(x), frame.y(y)) for x, _, y in band[::-1]]
@@ -232,7 +238,7 @@ def _text(x: float, y: float, text: str, classes: str, extra: str = "") -> str:
 
 def _legend(chart: Chart, lines: dict[str, Points]) -> str:
     line, point = '<line class="line s{}" x1="1" x2="27" y1="4" y2="4"/>', '<circle class="s{}" cx="14" cy="4" r="3"/>'
-    samples = [(point if name in chart.scatter else line).format(index % 6) for index, name in enumerate(lines)]
+    samples = [(point if name in chart.scatter else line).format(index % STYLES) for index, name in enumerate(lines)]
     items = [
         f'<li><svg aria-hidden="true" viewBox="0 0 28 8">{sample}</svg>{escape(name)}</li>'
         for sample, name in zip(samples, lines, strict=True)
@@ -254,7 +260,7 @@ STYLE = "\n".join(
     [
         f":root {{ {_colours(LIGHT)} }}",
         f"@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}",
-        *(f".s{i} {{ --c: var(--s{i}); stroke-dasharray: {dash}; }}" for i, dash in enumerate(DASHES)),
+        *(f".s{i} {{ --c: var(--s{i % 6}); stroke-dasharray: {DASHES[(i + i // 6) % 6]}; }}" for i in range(STYLES)),
         "svg { display: block; width: 100%; height: auto; overflow: visible; }",
         f"svg text {{ font-size: {FONT_SIZE}px; fill: var(--c, var(--faint)); dominant-baseline: central; }}",
         "svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .label { fill: var(--text); }",

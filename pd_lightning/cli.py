@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         "show what a data folder holds, and check it", "pd_lightning.inspection:inspect", positional=True
     ),
+    "study": Command("explore a design space, with seeds and fair controls", "pd_lightning.study.command:study"),
     "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
     "compare": Command(
         "what a student costs in use, beside its teacher", "pd_lightning.comparison:compare", positional=True

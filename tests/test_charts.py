@@ -96,7 +96,9 @@ def test_a_legend_takes_the_place_of_names_that_do_not_fit(series):
 
 
 def test_lines_differ_in_colour_and_dashes():
-    assert len(set(re.findall(r"stroke-dasharray: ([^;]+);", STYLE))) == 6
+    pairs = re.findall(r"--c: var\(--(s\d)\); stroke-dasharray: ([^;]+);", STYLE)
+    assert len(pairs) == len(set(pairs)) == 18
+    assert len({dash for _, dash in pairs[:6]}) == 6
     for scheme in re.findall(r":root {(.*?)}", STYLE):
         assert len(set(re.findall(r"#[0-9a-f]{6}", scheme))) == 6
 

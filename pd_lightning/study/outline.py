@@ -118,13 +118,20 @@ class Study:
 
     @property
     def base(self) -> Point | None:
-        """The point that varies nothing, where there is one."""
-        return next((point for point in self.points if not point.varied), None)
+        """The point that varies nothing; a search has none."""
+        points = () if self.design == SEARCH else self.points
+        return next((point for point in points if not point.varied), None)
 
     def along(self, axis: Axis) -> Iterator[tuple[Option, Point]]:
-        """The points that differ from the base in this axis at most, in the order of its options."""
+        """The points that differ from the base in this axis at most, in the order of its options.
+
+        A base that is none of the options, because it leaves the setting as `fit` has it, comes first, as `base`.
+        """
         found = {point.axes.get(axis.name): point for point in self.points if set(point.varied) <= {axis.name}}
-        return ((option, found[option.name]) for option in axis.options if option.name in found)
+        named = {option.name for option in axis.options}
+        if self.base is not None and self.base.axes.get(axis.name) not in named:
+            yield Option(BASE), self.base
+        yield from ((option, found[option.name]) for option in axis.options if option.name in found)
 
     def slugs(self) -> dict[tuple[str, str], str]:
         """Folders below `runs` by role and name."""

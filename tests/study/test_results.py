@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_points_along_an_axis_vary_nothing_else():
     assert [(option.name, point.name) for option, point in STUDY.along(k)] == [("1", "k=1"), ("50", "base")]
     assert [(option.name, point.name) for option, point in STUDY.along(loss)] == [("kld", "base")]
     assert STUDY.base is STUDY.points[0]
+    unset = replace(STUDY, axes=[replace(k, base="", options=[k.options[0]])])
+    assert [(option.name, point.name) for option, point in unset.along(unset.axes[0])] == [
+        ("base", "base"),
+        ("1", "k=1"),
+    ]
+    assert replace(STUDY, design="search").base is None
     assert STUDY.slugs()["equal_flops", "lm, 2x"] == "lm-2"
 
 
