@@ -113,7 +113,7 @@ def _check_what_is_left(law: Law, runs: Runs, hold_out: int, folds: int) -> None
     points, needed = int(runs.points.max()) + 1, len(law.parameters)
     in_fold = -(-points // folds) if folds else 0
     in_largest = len(np.unique(runs.points[largest(runs, hold_out)]))
-    if folds > points:
+    if folds > points >= needed:
         raise ValueError(f"folds must be at most the number of points, {points}, got {folds}. Set --folds={points}.")
     for name, out in (("hold_out", in_largest), ("folds", in_fold)):
         if points >= needed > points - out:

@@ -14,7 +14,6 @@ from pd_lightning.charts import Chart
 from pd_lightning.report import Table, cell_text, write_report
 from pd_lightning.scaling.analysis import Analysis, completed
 from pd_lightning.scaling.fitting import interval
-from pd_lightning.scaling.held_out import HeldOut
 from pd_lightning.scaling.identifiability import at_bounds
 from pd_lightning.scaling.law_file import fold_summary
 from pd_lightning.scaling.laws import Array, Sizes
@@ -62,16 +61,30 @@ def tables(found: Analysis) -> Iterator[Table]:
     ]
     yield Table("Coefficients", ("coefficient", "fit", "95% interval"), rows)
     if found.largest:
-        columns = ("student", "tokens", "teacher's loss", "measured", "predicted", "95% interval", "error")
-        held = [
-            (_size(p.params), _size(p.tokens), p.teacher_loss, p.measured, p.predicted, *_off(p)) for p in found.largest
-        ]
-        caption = "The interval is that of the law; a single run scatters around it."
-        yield Table("The largest students, predicted by a fit without them", columns, held, caption)
+        yield _largest(found)
     if found.folds:
         summary = fold_summary(found)
         row = (str(found.folds), f"{summary['mean_error']:.2%}", f"{summary['largest_error']:.2%}")
         yield Table("Predicted from the other folds", ("folds", "mean error", "largest error"), [row])
+
+
+def _largest(found: Analysis) -> Table:
+    taught = found.fitted.law.needs_teacher
+    columns = ["student", "tokens", *(["teacher's loss"] if taught else []), "measured", "predicted", "95% interval"]
+    rows = [
+        (
+            _size(p.params),
+            _size(p.tokens),
+            *([p.teacher_loss] if taught else []),
+            p.measured,
+            p.predicted,
+            "–" if p.low is None or p.high is None else f"{p.low:.3f} to {p.high:.3f}",
+            f"{p.error:+.2%}",
+        )
+        for p in found.largest
+    ]
+    caption = "The interval is that of the law; a single run scatters around it."
+    return Table("The largest students, predicted by a fit without them", [*columns, "error"], rows, caption)
 
 
 def cautions(found: Analysis) -> list[str]:
@@ -109,11 +122,6 @@ def _interval(ends: tuple[float, float] | None) -> str:
 def _size(value: float) -> str:
     unit, letter = next(((u, x) for u, x in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= u), (1, ""))
     return f"{value / unit:.3g}{letter}"
-
-
-def _off(point: HeldOut) -> tuple[str, str]:
-    ends = "–" if point.low is None or point.high is None else f"{point.low:.4f} to {point.high:.4f}"
-    return ends, f"{point.error:+.2%}"
 
 
 def _over_data(found: Analysis) -> Chart:

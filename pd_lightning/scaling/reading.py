@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from pd_lightning.scaling.laws import Sizes
 from pd_lightning.scaling.runs import Runs
@@ -19,8 +20,8 @@ Row = dict[str, Any]
 # What a row must have, and who writes it.
 _ALWAYS = ("student_params_non_embedding", "student_tokens")
 _SETTINGS = {
-    "teacher_loss": "Name the run that trained the teacher under `teachers` of the study, or choose a law without "
-    "teachers with --law.",
+    "teacher_loss": "Name the run that trained the teacher under `teachers` of the study and take the study's "
+    "results.csv, or choose a law without teachers with --law.",
 }
 
 
@@ -126,13 +127,23 @@ def _of_folder(path: Path, metric: str) -> Row:
     student, teacher = summary["student"], summary["teacher"]
     return {
         "run": str(path),
-        "distilled": teacher is not None,
-        "loss": _last_figure(path / "logs" / "metrics.csv", metric),
+        "distilled": teacher is not None or _is_taught(path, summary.get("metrics", {})),
+        "loss": summary.get("metrics", {}).get(metric) or _last_figure(path / "logs" / "metrics.csv", metric),
         "student_params_non_embedding": student["params_non_embedding"],
         "student_tokens": summary["tokens"],
         "student_flops": student["flops_per_token"] * summary["tokens"],
-        "teacher_loss": teacher["loss"] if teacher else None,
+        "teacher_loss": teacher.get("loss") if teacher else None,
     }
+
+
+def _is_taught(path: Path, figures: dict[str, Any]) -> bool:
+    """Whether a run had a teacher, which summary.json tells of live ones alone."""
+    config = path / "config.yaml"
+    if not config.is_file():
+        return any(name.endswith("/kd_loss") for name in figures)
+    model = yaml.safe_load(config.read_text(encoding="utf-8")).get("model") or {}
+    teacher = model.get("teacher") or {}
+    return not str(teacher.get("class_path", "NoTeacher")).endswith("NoTeacher")
 
 
 def _last_figure(path: Path, metric: str) -> float:

@@ -163,6 +163,19 @@ def test_a_run_folder_is_a_row(tmp_path: Path) -> None:
     assert as_runs(rows, "supervised").losses.tolist() == [3.25]
 
 
+def test_a_recorded_teacher_is_found_in_the_settings(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, None) for name in ("recorded", "none", "figures")]
+    for folder, teacher in zip(folders, ("OfflineTeacher", "NoTeacher"), strict=False):
+        (folder / "config.yaml").write_text(f"model: {{teacher: {{class_path: pd_lightning.teachers.{teacher}}}}}\n")
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["metrics"] = {"val/lm_loss": 3.125, "val/kd_loss": 0.5}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    rows = read_rows(folders, METRIC)
+    assert [row["distilled"] for row in rows] == [True, False, True]
+    assert [row["loss"] for row in rows] == [3.125] * 3
+
+
 def test_what_a_run_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must be a results.csv, a study's folder or a run's folder with"):
         read_rows([tmp_path / "nowhere"], METRIC)
