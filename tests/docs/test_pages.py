@@ -11,6 +11,8 @@ import yaml
 from snippets import OTHERS, PAGES, ROOT, commands, fenced, parse
 
 from pd_lightning.cli import COMMANDS, main, split_command
+from pd_lightning.study.points import DesignSpace
+from pd_lightning.study.settings import Axis, Controls, StudySettings
 
 NAMES = [str(page.relative_to(ROOT / "docs")) for page in PAGES]
 DOCS = dict(zip(NAMES, PAGES, strict=True))
@@ -57,6 +59,9 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
         settings = yaml.safe_load(text)
         if "source" in settings:
             parse("tokenize", ["--output_dir=blocks", "--config", str(file)])
+        if "axes" in settings:
+            parse("study", ["--config", str(file)])
+            DesignSpace(StudySettings(name="x", **study_settings(settings)))
         if not settings.keys() <= {"model", "data", "trainer", "seed_everything"}:
             continue  # of another program
         records = settings.get("model", {}).keys() & {"output_dir", "selection", "sampling"}
@@ -70,6 +75,13 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
             parse(command, [re.sub(r"^runs/.*/config\.yaml$", "run/config.yaml", each) for each in settings])
         else:
             assert program in OTHERS or program.startswith("-"), program
+
+
+def study_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {
+        "axes": {name: Axis(**axis) for name, axis in settings["axes"].items()},
+        "controls": Controls(**settings.get("controls", {})),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
