@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class RunSummary(pl.Callback):
         self._positions = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
-        """Look at the length of a block."""
-        self._positions = as_mapping(batch)["input_ids"].shape[-1]
+        """Look at the length of a block; of other batches than token ids, attention is left out of the FLOPs."""
+        with suppress(ValueError):
+            self._positions = as_mapping(batch)["input_ids"].shape[-1]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the figures of a validation during training."""
