@@ -104,6 +104,22 @@ def refuse_redacted(settings: Any) -> None:
         )
 
 
+def refuse_secrets(settings: Any) -> None:
+    """Refuse settings that are to be saved as they are, for others to run.
+
+    Args:
+        settings: Plain values.
+
+    Raises:
+        ValueError: One of them looks like a secret; its name is told, and its value is not.
+    """
+    for path in _redacted(redact(settings), ()):
+        raise ValueError(
+            f"{'.'.join(path)} must hold no secret, since it would be saved for the trials to read, got one. Leave it "
+            "out, and use the environment variable of the library that needs it (WANDB_API_KEY, HF_TOKEN, …)."
+        )
+
+
 def _redacted(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if isinstance(value, dict):
         for key, entry in value.items():

@@ -11,6 +11,7 @@ from typing import Literal
 
 import yaml
 
+from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
 from pd_lightning.study.outline import STUDY
@@ -119,9 +120,9 @@ def _check(asked: StudySettings, workers: int, gpus_per_worker: int) -> None:
             "--workers and --gpus_per_worker."
         )
     check_teachers(asked.teachers)
-    for step in asked.prepare.values():
-        merged(step.config)
-    _planned(asked)
+    refuse_secrets([merged(step.config) for step in asked.prepare.values()])
+    for run in _planned(asked):
+        refuse_secrets(run.settings)
 
 
 def _planned(asked: StudySettings) -> list[Run]:
