@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pd_lightning.callbacks import Throughput, throughput
-from pd_lightning.flops import flops_per_token
 from pd_lightning.data import TokenBlocks
+from pd_lightning.flops import flops_per_token
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
 from pd_lightning.schedules import Constant, Piecewise
