@@ -36,7 +36,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> Any:
 
     quieten()
     function = load_target(command.target)
-    arguments = as_arguments(*compose(_with_flags(function, argv)))
+    arguments = as_arguments(*compose(with_flags(function, argv)))
     with explained(_parameters(function)):
         return auto_cli(
             function,
@@ -50,8 +50,13 @@ def run(name: str, command: Command, argv: Sequence[str]) -> Any:
         )
 
 
-def _with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
-    """Let ``--verify`` stand for ``--verify=true``, which jsonargparse wants spelt out."""
+def with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Let ``--verify`` stand for ``--verify=true``, which jsonargparse wants spelt out.
+
+    Args:
+        function: What the arguments are for.
+        argv: The arguments.
+    """
     flags = {
         f"--{name}"
         for name, parameter in inspect.signature(function).parameters.items()

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_parser
 
 from pd_lightning.cli import COMMANDS
-from pd_lightning.commands import _with_flags, load_target
+from pd_lightning.commands import load_target, with_flags
 from pd_lightning.compose import as_arguments, compose
 from pd_lightning.trainer import TrainerCLI
 
@@ -47,7 +47,7 @@ def parse(command: str, argv: list[str]) -> None:
         parser(command).parse_args([command.replace("-", "_"), *as_arguments(*compose(argv))])
     else:
         function = load_target(COMMANDS[command].target)
-        parser(command).parse_args(as_arguments(*compose(_with_flags(function, argv))))
+        parser(command).parse_args(as_arguments(*compose(with_flags(function, argv))))
 
 
 def fenced(page: Path, *languages: str) -> list[str]:
