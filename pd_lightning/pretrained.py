@@ -65,7 +65,9 @@ def outline_pretrained(name: str, gguf_file: str | None, key: str, **options: An
     path = Path(name)
     weights = [path / gguf_file] if gguf_file is not None else list(path.glob("*.safetensors"))
     if path.is_dir() and not any(file.is_file() for file in weights):
-        raise FileNotFoundError(f"{key} must be a folder with weights, got {name} without {gguf_file or 'safetensors'}.")
+        raise FileNotFoundError(
+            f"{key} must be a folder with weights, got {name} without {gguf_file or 'safetensors'}."
+        )
     file = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
         config = AutoConfig.from_pretrained(name, **file, **options)

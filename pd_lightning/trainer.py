@@ -127,7 +127,8 @@ class PDTrainer(Trainer):
             assume: What neither the settings nor anybody knows before the run.
             json: Print JSON and nothing else.
             output_path: A file to write the same JSON to.
-            ckpt_path: One of fit's settings, so that those of a run can be given as they are.
+            ckpt_path: One of fit's settings, which is checked; nothing is loaded. Without it the run folder may be one
+                that is in use.
         """
         from pd_lightning.plan.command import show
         from pd_lightning.plan.planning import make_plan
@@ -221,12 +222,12 @@ class TrainerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint to start from, before anything has begun."""
-        if self.command in ("record", PLOT, PLAN):
-            return
         settings = self.config_init[self.command]
+        if self.command in ("record", PLOT) or (self.command == PLAN and settings["ckpt_path"] is None):
+            return
         if not settings["trainer"]["fast_dev_run"]:
-            root = str(self.trainer.default_root_dir)
-            settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], self.command, root, self._folders(root))
+            command, root = "fit" if self.command == PLAN else self.command, str(self.trainer.default_root_dir)
+            settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], command, root, self._folders(root))
 
     def _folders(self, root: str) -> list[str]:
         """The folders of the run's checkpoints, each once."""

@@ -19,8 +19,8 @@ def assumptions(request: Request, plan: dict[str, Any]) -> list[str]:
     assume, gpu = request.assume, plan["hardware"]
     found = [
         f"{gpu['name']}: {gpu['tflops']:g} TFLOPS in dense bfloat16, {gpu['memory_gb']:g} GB (--gpu)",
-        f"training reaches {assume.mfu:.0%} of that, the teacher's forward pass {assume.teacher_mfu:.0%} (--assume.mfu, "
-        "--assume.teacher_mfu); restarts and validation are not counted",
+        f"training reaches {assume.mfu:.0%} of that, the teacher's forward pass {assume.teacher_mfu:.0%} "
+        "(--assume.mfu, --assume.teacher_mfu); restarts and validation are not counted",
         f"blocks of {assume.block_size:,} positions (--assume.block_size), {assume.micro_batch} to a GPU at a time "
         "(--assume.micro_batch); attention over all positions, masked or not",
         f"{request.strategy}, {assume.precision}, {assume.optimizer_bytes:g} bytes a parameter for the optimizer; "
@@ -46,8 +46,10 @@ def warnings(request: Request, plan: dict[str, Any]) -> list[str]:
         needed, room = memory.get(name, {}).get("together", 0.0), memory["gpu_bytes"]
         if needed > room:
             fewer = memory[name]["together, checkpointed"]
-            hint = "activation checkpointing fits" if fewer <= room else "so does activation checkpointing not"
-            found.append(f"{name} needs {needed / 1e9:.0f} GB of a GPU's {room / 1e9:.0f}: {hint}; more GPUs with fsdp2")
+            hint = "it fits with" if fewer <= room else "more GPUs under fsdp2, fewer blocks at a time, or"
+            found.append(
+                f"{name} needs {needed / 1e9:.0f} GB of a GPU's {room / 1e9:.0f}: {hint} activation checkpointing"
+            )
     if request.teacher is not None:
         size, teacher = request.student, request.teacher
         said = [outside("student", size.params_non_embedding, request.tokens)]
@@ -62,8 +64,8 @@ def _of_numbers(size: Size, who: str) -> list[str]:
     same = size.params_non_embedding == size.params
     counted = f"all its parameters count as non-embedding ones (--{who}.params_non_embedding); " if same else ""
     return [
-        f"the {who} is known by its number of parameters alone: {counted}2 FLOPs a parameter and forward pass, attention "
-        f"left out; for memory, {SHAPED_LIKE}: {size.layers} layers of {size.hidden:,}, {size.vocab_size:,} ids "
+        f"the {who} is known by its number of parameters alone: {counted}2 FLOPs a parameter and forward pass, "
+        f"attention left out; for memory, {SHAPED_LIKE}: {size.layers} layers of {size.hidden:,}, {size.vocab_size:,} ids "
         f"(--{who}.config, --assume.vocab_size)"
     ]
 
@@ -71,8 +73,10 @@ def _of_numbers(size: Size, who: str) -> list[str]:
 def _of_teacher(request: Request, plan: dict[str, Any]) -> list[str]:
     store, teacher, selection = plan["store"], plan["teacher"], request.selection
     kept = "" if store["kept_ids"] is None else f", {store['kept_ids']:.3g} ids kept at a position"
-    of = f"{selection.samples} draws" if selection.samples else (
-        f"top-p {selection.p:g}, k {selection.k}, {selection.values}"
+    of = (
+        f"{selection.samples} draws"
+        if selection.samples
+        else (f"top-p {selection.p:g}, k {selection.k}, {selection.values}")
     )
     what = "" if request.store else f"{of}: "
     found = [
@@ -96,7 +100,7 @@ def _of_teacher(request: Request, plan: dict[str, Any]) -> list[str]:
     )
     if request.assume.storage_price:
         found.append(
-            f"a TB costs {request.assume.storage_price:g} a month, for {request.assume.storage_months:g} months "
+            f"a TB costs {request.assume.storage_price:g} a month, for {request.assume.storage_months:g} month(s) "
             "(--assume.storage_price, --assume.storage_months)"
         )
     return found

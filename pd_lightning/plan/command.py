@@ -54,7 +54,9 @@ def plan(
         FileNotFoundError: If a configuration or the store does not exist.
     """
     if student is None:
-        raise ValueError("plan must know the student, got none. Set --student.params, or --config to the YAML of a fit.")
+        raise ValueError(
+            "plan must know the student, got none. Set --student.params, or --config to the YAML of a fit."
+        )
     if tokens is None:
         raise ValueError("plan must know how long the run is, got no tokens. Set --tokens, to 100e9 say.")
     check_assumptions(assume)  # models are counted on its blocks

@@ -52,8 +52,8 @@ def memory_of(
 def activations(student: Size, assume: Assumptions) -> float:
     """Estimate the bytes that a micro-batch leaves for the backward pass, with flash attention.
 
-    For each layer and token: queries, keys, values, attention, and what goes into the matrices, in the type of products;
-    residuals and norms in float32. Computed again, a layer leaves its input, and one layer is at work.
+    For each layer and token: queries, keys, values, attention, and what goes into the matrices, in the type of
+    products; residuals and norms in float32. Computed again, a layer leaves its input, and one layer is at work.
     """
     product = _DTYPES[assume.precision][1]
     wide = 2 if assume.precision == "bf16-true" else 4

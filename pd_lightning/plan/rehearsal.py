@@ -149,7 +149,8 @@ class Rehearsal:
             return given
         if given not in StrategyRegistry:
             raise ValueError(
-                f"trainer.strategy must be a class or a name that Lightning knows, got {given}. Set it to ddp or fsdp2."
+                f"trainer.strategy must be a name that Lightning knows or a class, got {given}. Set it to ddp or fsdp2, "
+                "or trainer.strategy.class_path."
             )
         return StrategyRegistry.get(given)
 
@@ -220,5 +221,3 @@ class Rehearsal:
 def _adds(teacher: Described | str) -> bool:
     """Whether it only says more of a teacher that is known: its tokens, its loss."""
     return isinstance(teacher, Described) and teacher.params is None and not (teacher.config or teacher.model)
-
-

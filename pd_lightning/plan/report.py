@@ -91,8 +91,8 @@ def _break_even(plan: dict[str, Any]) -> str:
         [
             "Record, or run the teacher live",
             f"  recording pays from {found['passes_to_pay']} passes over the data on (students × epochs)",
-            f"  for {found['planned_passes']:g}: {number(found['offline_gpu_hours'])} GPU-hours of the teacher recorded, "
-            f"{number(found['online_gpu_hours'])} live: {way}",
+            f"  for {found['planned_passes']:g}: {number(found['offline_gpu_hours'])} GPU-hours of the teacher "
+            f"recorded, {number(found['online_gpu_hours'])} live: {way}",
         ]
     )
 
@@ -131,7 +131,10 @@ def _table(title: str, header: Row, rows: Sequence[Row]) -> str:
     """Columns as wide as they need; the first is text, others are figures."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [
-        "  " + "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  "
+        + "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (header, *rows)
     ]
     return "\n".join([title, *(line.rstrip() for line in lines)])

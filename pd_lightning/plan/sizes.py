@@ -166,26 +166,18 @@ def _of_config(config: Any, who: str, source: str, assume: Assumptions) -> Size:
 
 
 def _as_described(described: Described | str) -> Described:
-    if isinstance(described, Described):
-        name = described.model
-        return replace(_as_described(name), tokens=described.tokens, loss=described.loss) if _only(described) else (
-            described
-        )
-    text = described.strip()
-    if number := _NUMBER.fullmatch(text):
-        return Described(params=float(number[1]) * _UNITS[number[2].lower()])
-    if text.startswith("{"):
+    """The description, with a name that is a number or a configuration in its own place."""
+    given = Described(model=described) if isinstance(described, str) else described
+    name = (given.model or "").strip()
+    if given.params is not None or given.config is not None:
+        return given
+    if number := _NUMBER.fullmatch(name):
+        return replace(given, model=None, params=float(number[1]) * _UNITS[number[2].lower()])
+    if name.startswith("{"):
         import yaml
 
-        return Described(config=yaml.safe_load(text))
-    return Described(model=text)
-
-
-def _only(described: Described) -> bool:
-    """Whether it is a name that stands for something else."""
-    name = described.model
-    alone = described.params is None and described.config is None and described.params_non_embedding is None
-    return name is not None and alone and bool(_NUMBER.fullmatch(name.strip()) or name.strip().startswith("{"))
+        return replace(given, model=None, config=yaml.safe_load(name))
+    return given
 
 
 def _read(name: str, who: str) -> Any:

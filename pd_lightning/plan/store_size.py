@@ -33,7 +33,7 @@ KEPT = {
     1.0: KS,
 }
 DRAWN = ((1, 1), (10, 4.22), (20, 6.59), (50, 11.99), (100, 18.97), (256, 35.41))
-MODEL = "a 270M-parameter model, docs/store.md"
+MODEL = "a 270M-parameter model with 262,144 ids, docs/store.md"
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,4 @@ def _kept_ids(stored: Stored) -> float:
     if stored.samples is not None:
         return min(float(stored.samples), interpolated(DRAWN, stored.samples))
     by_p = [(p, interpolated(tuple(zip(KS, row, strict=True)), stored.k)) for p, row in KEPT.items()]
-    return max(1.0, min(float(stored.k), interpolated(by_p, stored.p)))
+    return max(1.0, min(float(stored.k), interpolated(by_p, max(stored.p, min(KEPT)))))

@@ -81,7 +81,7 @@ def optimum(
     loss, forward, paid = teacher or (0.0, 0.0, 0.0)
     if budget <= paid:
         return None
-    params = np.logspace(5, 13, 8001)
+    params = np.logspace(3, 13, 10_001)
     tokens = (budget - paid) / (3 * per_param * params + forward)
     losses = supervised_loss(params, tokens) if teacher is None else distilled_loss(params, tokens, loss)
     best = int(np.argmin(losses))

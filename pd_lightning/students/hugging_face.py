@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm
@@ -102,7 +101,9 @@ class HFStudent(Student):
         if self.model is None:
             return super().outline(defaults)
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        return self._finished(outline_pretrained(self.model, self.gguf_file, "model.student.init_args.model", **options))
+        return self._finished(
+            outline_pretrained(self.model, self.gguf_file, "model.student.init_args.model", **options)
+        )
 
     def _finished(self, model: nn.Module) -> LanguageModel:
         if self.activation_checkpointing:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pd_lightning.cli import main
 from pd_lightning.compose import merge
 
 STUDENT = {"class_path": "pd_lightning.students.HFStudent"}
-TEACHERS, TRANSFORMS = "pd_lightning.teachers", "pd_lightning.transforms"
+TEACHERS = "pd_lightning.teachers"
 
 
 @pytest.fixture
@@ -44,12 +45,22 @@ def run_yaml(tmp_path: Path, blocks: Path, teacher_dir: Path, tiny: Any) -> Call
 
 
 @pytest.fixture
+def write_overlay(tmp_path: Path) -> Callable[[dict], Path]:
+    """Writes a YAML to lay over another."""
+
+    def write(settings: dict) -> Path:
+        path = tmp_path / "overlay.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return write
+
+
+@pytest.fixture
 def planned(capsys: pytest.CaptureFixture) -> Callable[..., Any]:
     """Runs `pd-lightning plan --json`, and gives what it prints, read."""
 
     def run(*argv: Any) -> Any:
-        import json
-
         capsys.readouterr()
         code = main(["plan", *map(str, argv), "--json"])
         out = capsys.readouterr()
