@@ -65,8 +65,8 @@ def _of_numbers(size: Size, who: str) -> list[str]:
     counted = f"all its parameters count as non-embedding ones (--{who}.params_non_embedding); " if same else ""
     return [
         f"the {who} is known by its number of parameters alone: {counted}2 FLOPs a parameter and forward pass, "
-        f"attention left out; for memory, {SHAPED_LIKE}: {size.layers} layers of {size.hidden:,}, {size.vocab_size:,} ids "
-        f"(--{who}.config, --assume.vocab_size)"
+        f"attention left out; for memory, {SHAPED_LIKE}: {size.layers} layers of {size.hidden:,}, "
+        f"{size.vocab_size:,} ids (--{who}.config, --assume.vocab_size)"
     ]
 
 

@@ -149,7 +149,7 @@ class Rehearsal:
             return given
         if given not in StrategyRegistry:
             raise ValueError(
-                f"trainer.strategy must be a name that Lightning knows or a class, got {given}. Set it to ddp or fsdp2, "
+                f"trainer.strategy must be a name that Lightning knows or a class, got {given}. Set it to ddp, fsdp2 "
                 "or trainer.strategy.class_path."
             )
         return StrategyRegistry.get(given)
