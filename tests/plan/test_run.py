@@ -65,7 +65,8 @@ def test_a_run_for_32_gpus_is_planned_here(
 
 
 def test_its_mistakes_are_those_of_fit(run_yaml: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
-    path = run_yaml({"model": {"kd_weight": 1.5}, "trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}})
+    here = {"devices": 1, "num_nodes": 1, "accelerator": "cpu", "strategy": "auto"}
+    path = run_yaml({"model": {"kd_weight": 1.5}, "trainer": here})
     said = []
     for command in ("fit", "plan"):
         assert main([command, "--config", str(path)]) == 1
