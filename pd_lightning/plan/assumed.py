@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pd_lightning.plan.report import count
 from pd_lightning.plan.request import Request
 from pd_lightning.plan.sizes import SHAPED_LIKE, Size
 from pd_lightning.plan.worth import SOURCE, TOKENS_PER_PARAM, outside
@@ -87,7 +88,7 @@ def _of_teacher(request: Request, plan: dict[str, Any]) -> list[str]:
     if not teacher["loss_given"]:
         tokens = "" if teacher["tokens_given"] else f", which are {TOKENS_PER_PARAM:g} a parameter"
         found.append(
-            f"the teacher's loss is what the law gives for {teacher['tokens']:.3g} tokens{tokens} (--teacher.loss, "
+            f"the teacher's loss is what the law gives for {count(teacher['tokens'])} tokens{tokens} (--teacher.loss, "
             "--teacher.tokens)"
         )
     chosen = plan["worth"]["chosen"]

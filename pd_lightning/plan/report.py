@@ -119,7 +119,12 @@ def _worth(plan: dict[str, Any]) -> str:
 def _optimum(plan: dict[str, Any]) -> str:
     best = plan["optimum"]
     rows = [
-        (name, count(best[name]["params"]), count(best[name]["tokens"]), f"{best[name]['loss']:.3f}")
+        (
+            f"{name}, at an edge of the law's data" if best[name]["at_edge"] else name,
+            count(best[name]["params"]),
+            count(best[name]["tokens"]),
+            f"{best[name]['loss']:.3f}",
+        )
         for name in ("plain", "distilled")
         if best[name] is not None
     ]

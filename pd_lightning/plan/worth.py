@@ -64,7 +64,7 @@ def compare(
 
 def optimum(
     budget: float, per_param: float, teacher: tuple[float, float, float] | None = None
-) -> dict[str, float] | None:
+) -> dict[str, Any] | None:
     """Find the student and tokens with the smallest loss for a budget.
 
     Args:
@@ -74,18 +74,21 @@ def optimum(
             for plain training.
 
     Returns:
-        `params` (non-embedding), `tokens` and `loss`; None where the teacher alone takes the budget.
+        `params` (non-embedding), `tokens` and `loss`, of students no smaller or larger than those that the law was
+        fitted to, and whether it is the smallest or largest of them; None where the teacher alone takes the budget.
 
     Source: Busbridge et al., arXiv 2502.08606.
     """
     loss, forward, paid = teacher or (0.0, 0.0, 0.0)
     if budget <= paid:
         return None
-    params = np.logspace(3, 13, 10_001)
+    # Beyond its data the law of distillation likes students of a trillion parameters that see next to nothing.
+    params = np.geomspace(*PARAMS_RANGE, 4001)
     tokens = (budget - paid) / (3 * per_param * params + forward)
     losses = supervised_loss(params, tokens) if teacher is None else distilled_loss(params, tokens, loss)
     best = int(np.argmin(losses))
-    return {"params": float(params[best]), "tokens": float(tokens[best]), "loss": float(losses[best])}
+    found: dict[str, Any] = {"params": params[best], "tokens": tokens[best], "loss": losses[best]}
+    return {**{name: float(value) for name, value in found.items()}, "at_edge": best in (0, len(params) - 1)}
 
 
 def outside(name: str, params: float, tokens: float) -> str | None:

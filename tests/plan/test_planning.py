@@ -118,7 +118,7 @@ def test_plain_training_is_given_as_much_compute() -> None:
     assert not found["scenarios"]["teacher trained for this"]["distilling_wins"]
 
 
-@pytest.mark.parametrize("teacher", [None, (2.0, 16e9, 1e20)])
+@pytest.mark.parametrize("teacher", [None, (2.2, 16e9, 1e20)])
 def test_no_other_student_is_better_for_the_budget(teacher: tuple[float, float, float] | None) -> None:
     budget = 1e21
     best = optimum(budget, 2.0, teacher)
@@ -130,7 +130,17 @@ def test_no_other_student_is_better_for_the_budget(teacher: tuple[float, float, 
         tokens = (budget - paid) / (6 * params + forward)
         other = supervised_loss(params, tokens) if teacher is None else distilled_loss(params, tokens, loss)
         assert other > best["loss"]
+    assert not best["at_edge"]
     assert optimum(1e19, 2.0, (2.0, 16e9, 1e20)) is None
+
+
+def test_the_best_student_stays_within_the_data_of_the_law() -> None:
+    smallest, largest = (optimum(budget, 2.0) for budget in (1e15, 1e26))
+    assert smallest is not None
+    assert largest is not None
+    assert (smallest["params"], largest["params"]) == pytest.approx((143e6, 12.6e9))
+    assert smallest["at_edge"]
+    assert largest["at_edge"]
 
 
 def test_extrapolation_is_named() -> None:
