@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,9 @@ class Rehearsal:
         if data is not None:
             data.prepare_data()
         if not isinstance(data, TokenBlocks):
-            self.steps = self._planned_steps()
+            steps = self._planned_steps()
+            counted = self.asked["max_steps"] != -1
+            self.steps = steps if counted else math.ceil(steps / self.world)  # a sampler deals the rows to all GPUs
             return
         batch_size, workers = data.batch_size, data.num_workers
         data.batch_size, data.num_workers = batch_size * self.world, 0

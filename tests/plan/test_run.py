@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import FSDPStrategy
+from torch.utils.data import DataLoader
 
+from pd_lightning.checkpoints import save_checkpoint
 from pd_lightning.cli import main
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
@@ -14,12 +18,12 @@ from pd_lightning.plan.rehearsal import Rehearsal
 from pd_lightning.plan.settings import Assumptions, Described
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.strategies import FSDP2Strategy
-from pd_lightning.students import HFStudent
-from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, TeacherEnsemble
+from pd_lightning.students import HFStudent, PrunedStudent
+from pd_lightning.teachers import CheckpointTeacher, FrozenTeacher, NoTeacher, OfflineTeacher, TeacherEnsemble
 from pd_lightning.trainer import ANYWHERE, PDTrainer
 
 OFFLINE = "pd_lightning.teachers.OfflineTeacher"
-MACHINES = {"devices": 8, "num_nodes": 4, "strategy": "ddp", "precision": "bf16-mixed"}
+MACHINES = {"devices": 8, "num_nodes": 4, "strategy": "ddp", "precision": "bf16-mixed", "max_steps": 4}
 
 
 @pytest.fixture
@@ -32,7 +36,13 @@ def rehearsal(blocks: Path, teacher_dir: Path, tiny: Any) -> Callable[..., Rehea
         asked = {**MACHINES, **{key: settings.pop(key) for key in MACHINES.keys() & settings.keys()}}
         student = HFStudent({**tiny.config, **(config or {})})
         module = DistillationModule(student, teacher or FrozenTeacher(str(teacher_dir)), kd_weight=0.5)
-        options = {**ANYWHERE, "max_steps": 4, "use_distributed_sampler": False, "logger": False, **settings}
+        options = {
+            **ANYWHERE,
+            "max_steps": asked["max_steps"],
+            "use_distributed_sampler": False,
+            "logger": False,
+            **settings,
+        }
         data, trainer = TokenBlocks(str(path), batch_size=batch_size), PDTrainer(**options)
         return Rehearsal(trainer, asked, module, data, lambda: trainer._planned_steps(module, data))
 
@@ -138,6 +148,58 @@ def test_what_fit_refuses_is_refused(rehearsal: Callable[..., Rehearsal], settin
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         rehearsal(**settings).check(None)
     assert message in str(error.value)
+
+
+class Rows(LightningDataModule):
+    """Somebody's own data: 96 rows of 17 tokens."""
+
+    batch_size = 3
+
+    def train_dataloader(self) -> DataLoader:
+        rows = torch.arange(96)[:, None].expand(-1, 18)
+        return DataLoader([{"input_ids": row[:-1], "labels": row[1:]} for row in rows], batch_size=self.batch_size)
+
+
+def test_data_of_ones_own_are_counted_by_the_row(rehearsal: Callable[..., Rehearsal]) -> None:
+    found = rehearsal(NoTeacher(), config={"vocab_size": 100}, max_steps=-1, max_epochs=2, devices=4, num_nodes=1)
+    data = found.datamodule = Rows()
+    found._planned_steps = lambda: found.trainer._planned_steps(found.module, data)  # type: ignore[attr-defined]
+    planned = request(found)
+    assert found.steps == 2 * 96 / (3 * 4)
+    assert planned.tokens == 16 * 12 * Assumptions().block_size
+    assert planned.student.vocab_size == 100
+
+
+def test_a_student_that_goes_on_from_a_model(
+    rehearsal: Callable[..., Rehearsal], teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_: pytest.fail("no weights are needed"))
+    found = rehearsal()
+    found.module.recipe = HFStudent(model=str(teacher_dir), activation_checkpointing=True)
+    planned = request(found)
+    assert planned.student.params == planned.teacher.params
+    assert planned.assume.activation_checkpointing
+
+
+def test_a_pruned_student_is_as_small_as_it_gets(rehearsal: Callable[..., Rehearsal], teacher_dir: Path) -> None:
+    found = rehearsal()
+    found.module.recipe = PrunedStudent(str(teacher_dir), layers=1)
+    planned = request(found)
+    assert planned.student.params_non_embedding < 0.6 * planned.teacher.params_non_embedding
+
+
+def test_a_teacher_in_training_is_known_by_its_checkpoint(
+    rehearsal: Callable[..., Rehearsal], tmp_path: Path, tiny: Any
+) -> None:
+    student = HFStudent({**tiny.config, "num_hidden_layers": 3}).build({"vocab_size": tiny.vocab_size})
+    state = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    ours = {"student_config": student.config(), "tokenizer": None}
+    whole = {"global_step": 7, "state_dict": state, "pd_lightning": ours, "pytorch-lightning_version": "2.6.6"}
+    save_checkpoint(whole, tmp_path / "last.ckpt")
+    planned = request(rehearsal(CheckpointTeacher(str(tmp_path))))
+    assert planned.teacher.params == sum(p.numel() for p in student.parameters())
+    with pytest.raises(FileNotFoundError, match="folder of CheckpointTeacher must hold a checkpoint"):
+        rehearsal(CheckpointTeacher(str(tmp_path / "none"))).check(None)
 
 
 def test_gpus_that_the_settings_contradict_are_refused(rehearsal: Callable[..., Rehearsal]) -> None:
