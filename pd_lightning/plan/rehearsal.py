@@ -33,7 +33,10 @@ _CHECKED = [
     "the student's configuration, context and vocabulary; its tokenizer and the teacher's",
     "transforms, loss and weighting against the targets; schedules over the whole run; the optimizer",
 ]
-_NOT_CHECKED = ["weights of pretrained models, whether the GPUs are there, what callbacks and loggers need"]
+_NOT_CHECKED = [
+    "weights of pretrained models; whether attention sees nothing later, and keeps to a document where it must",
+    "whether the GPUs are there; what callbacks and loggers need",
+]
 _PRECISIONS = {"bf16-mixed", "bf16-true", "32-true"}
 _ALIASES = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "None": "32-true"}
 
@@ -212,7 +215,10 @@ class Rehearsal:
         if not isinstance(own, OfflineTeacher):
             return size_of_teacher(own, assume), about
         recorded = getattr(getattr(self.datamodule, "manifest", None), "teacher", None) or {}
-        return size_of_recorded(recorded, assume), about
+        size = size_of_recorded(recorded, assume)
+        if size is None:
+            self.notes.append("the store does not tell its teacher's size, so nothing is said of it (--teacher.params)")
+        return size, about
 
     def _own_store(self) -> str | None:
         """The store that the run reads, if it is on this machine."""
