@@ -5,13 +5,16 @@ RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test slow lint clean
+.PHONY: help demo study docs test slow lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(INSTALLED) ## distil a student on this machine, ten minutes on two CPU cores; SEEDS=3 repeats it
 	@$(RUN) pd_lightning.demo $(if $(SEEDS),--seeds $(SEEDS))
+
+study: $(INSTALLED) ## a small study of the design space, half an hour on two CPU cores
+	@$(RUN) pd_lightning study --config configs/study/quick.yaml --workers 2
 
 test: $(INSTALLED) ## run the tests
 	@$(RUN) pytest

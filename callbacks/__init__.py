@@ -11,6 +11,7 @@ from pd_lightning.callbacks.logits_recorder import LogitsRecorder
 from pd_lightning.callbacks.logits_statistics import LogitsStatistics
 from pd_lightning.callbacks.loss_spike import LossSpike
 from pd_lightning.callbacks.progress import RunProgress
+from pd_lightning.callbacks.run_summary import RunSummary
 from pd_lightning.callbacks.stalled_loader import StalledLoader
 from pd_lightning.callbacks.throughput import Throughput
 from pd_lightning.skip_non_finite import SkipNonFinite
@@ -24,6 +25,7 @@ __all__ = [
     "LogitsStatistics",
     "LossSpike",
     "RunProgress",
+    "RunSummary",
     "SkipNonFinite",
     "StalledLoader",
     "Throughput",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
+from torch import nn
 
 from pd_lightning.objective import Objective
 from pd_lightning.schedules import Schedule
@@ -31,6 +32,17 @@ def distilling(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Distilling
     callbacks: Iterable[Any] = trainer.callbacks  # type: ignore[attr-defined]
     held = [value for one in (pl_module, *callbacks) for value in vars(one).values()]
     return next((one for one in (pl_module, *held) if _distils(one)), None)
+
+
+def live_models(teacher: Teacher | None) -> list[nn.Module]:
+    """Give the models that a live teacher runs: those of an ensemble, or its own.
+
+    Args:
+        teacher: Any teacher, or none.
+    """
+    members = [*getattr(teacher, "teachers", {}).values(), teacher]
+    models = (getattr(member, "model", None) for member in members)
+    return [model for model in models if isinstance(model, nn.Module)]
 
 
 def _distils(one: Any) -> bool:

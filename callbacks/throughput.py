@@ -8,9 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from torch import Tensor, nn
+from torch import Tensor
 
-from pd_lightning.callbacks.distilling import distilling
+from pd_lightning.callbacks.distilling import distilling, live_models
 from pd_lightning.flops import flops_per_token as count_flops
 from pd_lightning.teachers import Teacher
 
@@ -136,7 +136,7 @@ class Throughput(pl.Callback):
 
     def _count(self, pl_module: pl.LightningModule, positions: int) -> tuple[float, float]:
         """Operations on one token, of what is trained and of the teacher."""
-        of_teacher = sum(count_flops(model, positions) for model in _models(self._teacher))
+        of_teacher = sum(count_flops(model, positions) for model in live_models(self._teacher))
         own = self.flops_per_token
         return count_flops(pl_module, positions) if own is None else own, of_teacher
 
@@ -157,13 +157,6 @@ class Throughput(pl.Callback):
         if ids.dim() != 2 or ids.is_floating_point():
             return len(ids), 0, 0
         return len(ids), ids.numel(), ids.shape[1]
-
-
-def _models(teacher: Teacher | None) -> list[nn.Module]:
-    """The models that a live teacher runs: those of an ensemble, or its own."""
-    members = [*getattr(teacher, "teachers", {}).values(), teacher]
-    models = (getattr(member, "model", None) for member in members)
-    return [model for model in models if isinstance(model, nn.Module)]
 
 
 def _dtype(precision: str) -> torch.dtype:

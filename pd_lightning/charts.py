@@ -1,31 +1,44 @@
 """Line charts as inline SVG, drawn by hand: no plotting package, no script, nothing fetched."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
+
+from pd_lightning.chart_axes import LETTER_WIDTH, SLANT, Scale, columns_scale, names_scale, rows_scale
 
 # Colours are classes of the page (`STYLE`), so that they follow its light or dark scheme; dashes tell lines apart too.
 DASHES = ("none", "7 4", "2 3", "10 3 2 3", "12 5", "5 2 2 2")
 LIGHT = ("#0072b2", "#c04f00", "#007a5a", "#a0408a", "#7a5c00", "#4b4ba8")
 DARK = ("#6cb8f0", "#f5a05a", "#3fcf9f", "#e89ad0", "#e6d24a", "#a9a9f5")
 
+STYLES = 18  # pairs of a colour and dashes, then they come again
 FONT_SIZE = 12
-LETTER_WIDTH = 7.0
 LINE_HEIGHT = 15.0
 MOST_POINTS_MARKED = 12
+CAP = 3.0  # half the width of an interval's ends
+BESIDE = 5.0  # between the intervals of two lines at the same place
+
+Points = list[tuple[float, float]]
+Ranges = Mapping[str, Sequence[tuple[float, float, float]]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart.
+    """A line chart. What is not finite, or has no place on a logarithmic axis, is left out.
 
     Args:
         title: What it shows.
         x_label: Quantity and unit along the horizontal axis.
         y_label: Quantity and unit along the vertical axis.
-        series: Points (x, y) of each line, by name; those that are not finite are left out.
+        series: Points (x, y) of each line, by name.
         caption: What to see in it.
+        intervals: Error bars (x, low, high) of lines, by name.
+        bands: Shaded ranges (x, low, high) around lines, by name, as of an extrapolation.
+        scatter: Names of those whose points no line joins.
+        x_names: Names along the horizontal axis instead of numbers; they stand at x = 0, 1, 2, …
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -33,27 +46,39 @@ class Chart:
     y_label: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     caption: str = ""
+    intervals: Ranges = field(default_factory=dict)
+    bands: Ranges = field(default_factory=dict)
+    scatter: Collection[str] = ()
+    x_names: Sequence[str] = ()
+    log_x: bool = False
+    log_y: bool = False
+
+    def __post_init__(self) -> None:
+        named = {*self.intervals, *self.bands, *self.scatter}
+        assert named <= self.series.keys(), f"no lines named {named - self.series.keys()} in {self.title!r}"
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plot's place in the drawing, in pixels, and the ranges of values that it shows."""
+    """The plot's place in the drawing, in pixels, and its axes."""
 
     left: float
     right: float
     top: float
     bottom: float
-    x_ticks: list[float]
-    y_ticks: list[float]
-    x_range: tuple[float, float]
+    columns: Scale
+    rows: Scale
 
     def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (value - low) / (high - low) * (self.right - self.left)
+        return self.left + self.columns.place(value) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        low, high = self.y_ticks[0], self.y_ticks[-1]
-        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+        return self.bottom - self.rows.place(value) * (self.bottom - self.top)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether names along the horizontal axis would run into each other."""
+        return max(map(len, self.columns.texts)) * LETTER_WIDTH > (self.right - self.left) / len(self.columns.texts)
 
 
 def line_chart(chart: Chart) -> str:
@@ -86,83 +111,60 @@ def drawing(chart: Chart, width: float, height: float) -> str:
     return _draw(chart, _lines(chart), width, height)
 
 
-def _lines(chart: Chart) -> dict[str, list[tuple[float, float]]]:
-    lines = {name: sorted(filter(_finite, points)) for name, points in chart.series.items()}
+def _lines(chart: Chart) -> dict[str, Points]:
+    lines = {name: sorted(p for p in points if _has_place(chart, *p)) for name, points in chart.series.items()}
     return {name: points for name, points in lines.items() if points}
 
 
-def _finite(point: tuple[float, float]) -> bool:
-    return math.isfinite(point[0]) and math.isfinite(point[1])
+def _ranges(chart: Chart, ranges: Ranges, name: str) -> list[tuple[float, float, float]]:
+    return sorted(each for each in ranges.get(name, ()) if _has_place(chart, *each))
 
 
-def _draw(chart: Chart, lines: dict[str, list[tuple[float, float]]], width: float, height: float) -> str:
-    frame = _frame(lines, width, height, right=16.0)
+def _has_place(chart: Chart, x: float, *ys: float) -> bool:
+    return (
+        all(math.isfinite(value) for value in (x, *ys))
+        and (x > 0 or not chart.log_x)
+        and (min(ys) > 0 or not chart.log_y)
+    )
+
+
+def _draw(chart: Chart, lines: dict[str, Points], width: float, height: float) -> str:
+    frame = _frame(chart, lines, width, height, right=16.0)
     longest = max(map(len, lines)) * LETTER_WIDTH + 16
-    labelled = _frame(lines, width, height, right=longest)
-    heights = _label_heights(lines, labelled) if longest <= width / 4 else None
+    labelled = _frame(chart, lines, width, height, right=longest)
+    heights = _label_heights(lines, labelled) if longest <= width / 4 and not chart.scatter else None
     if heights is not None:
         frame = labelled
-    marks = [_line(i, points, frame) for i, points in enumerate(lines.values())]
-    ends = [_text(frame.right + 8, y, name, f"s{i % 6}") for i, (name, y) in enumerate((heights or {}).items())]
+    marks = ["".join(_marks(chart, i, name, lines, frame)) for i, name in enumerate(lines)]
+    ends = [_text(frame.right + 8, y, name, f"s{i % STYLES}") for i, (name, y) in enumerate((heights or {}).items())]
     body = "\n".join([*_axes(chart, frame, width, height), *marks, *ends])
-    legend = "" if heights else _legend(lines)
+    legend = "" if heights else _legend(chart, lines)
     return (
         f'{legend}<svg role="img" aria-label="{escape(_summary(chart, lines))}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}">\n{body}\n</svg>'
     )
 
 
-def _frame(lines: dict[str, list[tuple[float, float]]], width: float, height: float, right: float) -> _Frame:
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    start = 0.0 if 0 < min(xs) < 0.1 * max(xs) else min(xs)
-    x_range = _widened(start, max(xs))
-    y_ticks = nice_ticks(min(ys), max(ys), 6)
-    left = 26 + LETTER_WIDTH * max(map(len, tick_texts(y_ticks)))
-    slack = 1e-6 * (x_range[1] - x_range[0])
-    x_ticks = nice_ticks(*x_range, 7 if width > 500 else 4)
-    x_ticks = [tick for tick in x_ticks if x_range[0] - slack <= tick <= x_range[1] + slack]
-    return _Frame(left, width - right, 12, height - 46, x_ticks, y_ticks, x_range)
+def _frame(chart: Chart, lines: dict[str, Points], width: float, height: float, right: float) -> _Frame:
+    ranges = [each for name in lines for kind in (chart.intervals, chart.bands) for each in _ranges(chart, kind, name)]
+    xs = [x for points in lines.values() for x, _ in points] + [x for x, *_ in ranges]
+    ys = [y for points in lines.values() for _, y in points] + [y for _, *ends in ranges for y in ends]
+    rows = rows_scale(ys, log=chart.log_y)
+    count = 7 if width > 500 else 4
+    columns = names_scale(chart.x_names) if chart.x_names else columns_scale(xs, count, log=chart.log_x)
+    left = 26 + LETTER_WIDTH * max(map(len, rows.texts))
+    frame = _Frame(left, width - right, 12, height - 46, columns, rows)
+    return _room_for_slant(frame) if chart.x_names and frame.crowded else frame
 
 
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Choose round numbers that enclose a range.
-
-    Args:
-        low: Smallest value.
-        high: Largest value; may equal `low`.
-        count: About how many ticks there should be.
-
-    Returns:
-        Two ticks or more, evenly spaced by 1, 2, 2.5 or 5 times a power of ten.
-    """
-    low, high = _widened(low, high)
-    rough = (high - low) / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [tick * step for tick in range(first, last + 1)]
+def _room_for_slant(frame: _Frame) -> _Frame:
+    """Room below the longest name, and left of the first."""
+    lengths, angle = [len(text) * LETTER_WIDTH for text in frame.columns.texts], math.radians(SLANT)
+    before = lengths[0] * math.cos(angle) - (frame.right - frame.left) / len(lengths) / 2
+    return replace(frame, bottom=frame.bottom - max(lengths) * math.sin(angle), left=max(frame.left, before))
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """Make room around a range that is no wider than rounding errors."""
-    if high - low > 1e-9 * max(abs(low), abs(high)):
-        return low, high
-    margin = abs(low) * 0.05 or 0.5
-    return low - margin, high + margin
-
-
-def tick_texts(ticks: Sequence[float]) -> list[str]:
-    """Write ticks with as many decimals as their distance asks for, and thousands and millions as k and M."""
-    largest = max(map(abs, ticks))
-    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")) if largest >= s), (1.0, ""))
-    size = 1e3 if unit == "k" else size
-    step = abs(ticks[1] - ticks[0]) / size if len(ticks) > 1 else largest / size or 1.0
-    decimals = next((n for n in range(10) if abs(round(step, n) - step) < step * 1e-6), 10)
-    return ["0" if unit and tick == 0 else f"{tick / size:.{decimals}f}{unit}" for tick in ticks]
-
-
-def _label_heights(lines: dict[str, list[tuple[float, float]]], frame: _Frame) -> dict[str, float] | None:
+def _label_heights(lines: dict[str, Points], frame: _Frame) -> dict[str, float] | None:
     """Place names at the ends of their lines, pushed apart; None if one would land far from its line."""
     ends = {name: points[-1] for name, points in lines.items()}
     if min(frame.x(x) for x, _ in ends.values()) < frame.right - 0.05 * (frame.right - frame.left):
@@ -177,28 +179,52 @@ def _label_heights(lines: dict[str, list[tuple[float, float]]], frame: _Frame) -
     return heights if far <= 1.5 * LINE_HEIGHT else None
 
 
-def _line(index: int, points: list[tuple[float, float]], frame: _Frame) -> str:
-    places = [(frame.x(x), frame.y(y)) for x, y in points]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts = [f'<polyline class="line s{index % 6}" points="{path}"/>']
-    if len(points) <= MOST_POINTS_MARKED:
-        parts += [
-            f'<circle class="s{index % 6}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{a:g}, {b:.4g}</title></circle>'
-            for (x, y), (a, b) in zip(places, points, strict=True)
-        ]
-    return "".join(parts)
+def _marks(chart: Chart, index: int, name: str, lines: dict[str, Points], frame: _Frame) -> Iterator[str]:
+    """Band, line, intervals and points of one name; intervals at the same place stand beside each other."""
+    colour = f"s{index % STYLES}"
+    barred = [each for each in lines if each in chart.intervals]
+    taken = [x for each in barred for x, _ in lines[each]]
+    beside = name in barred and len(set(taken)) < len(taken)
+    aside = (barred.index(name) - (len(barred) - 1) / 2) * BESIDE if beside else 0.0
+    places = [(frame.x(x) + aside, frame.y(y)) for x, y in lines[name]]
+    if band := _ranges(chart, chart.bands, name):
+        edge = [(frame.x(x), frame.y(low)) for x, low, _ in band] + [(frame.x(x), frame.y(y)) for x, _, y in band[::-1]]
+        yield f'<polygon class="band {colour}" points="{_path(edge)}"/>'
+    if name not in chart.scatter:
+        yield f'<polyline class="line {colour}" points="{_path(places)}"/>'
+    for x, low, high in _ranges(chart, chart.intervals, name):
+        yield _interval(frame.x(x) + aside, frame.y(low), frame.y(high), colour)
+    if len(places) <= MOST_POINTS_MARKED or name in chart.scatter or name in barred:
+        for (x, y), (a, b) in zip(places, lines[name], strict=True):
+            at = chart.x_names[int(a)] if chart.x_names else f"{a:g}"
+            title = f"<title>{escape(at)}, {b:.4g}</title>"
+            yield f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _interval(x: float, low: float, high: float, colour: str) -> str:
+    caps = " ".join(f"M{x - CAP:.1f},{y:.1f}h{2 * CAP:.0f}" for y in (low, high))
+    return f'<path class="interval {colour}" d="M{x:.1f},{low:.1f}V{high:.1f} {caps}"/>'
 
 
 def _axes(chart: Chart, frame: _Frame, width: float, height: float) -> list[str]:
     parts = []
-    for tick, text in zip(frame.y_ticks, tick_texts(frame.y_ticks), strict=True):
+    for tick, text in zip(frame.rows.ticks, frame.rows.texts, strict=True):
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(frame.left - 6, y, text, "end"))
-    for tick, text in zip(frame.x_ticks, tick_texts(frame.x_ticks), strict=True):
+    slanted = bool(chart.x_names) and frame.crowded
+    for tick, text in zip(frame.columns.ticks, frame.columns.texts, strict=True):
         x = frame.x(tick)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom}" y2="{frame.bottom + 4}"/>')
-        parts.append(_text(x, frame.bottom + 14, text, "middle"))
+        if slanted:
+            turn = f' transform="rotate({-SLANT:.0f} {x:.1f} {frame.bottom + 14:.1f})"'
+            parts.append(_text(x, frame.bottom + 14, text, "end", turn))
+        else:
+            parts.append(_text(x, frame.bottom + 14, text, "middle"))
     parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right}" y1="{frame.bottom}" y2="{frame.bottom}"/>')
     parts.append(_text((frame.left + frame.right) / 2, height - 10, chart.x_label, "middle label"))
     middle = (frame.top + frame.bottom) / 2
@@ -210,13 +236,17 @@ def _text(x: float, y: float, text: str, classes: str, extra: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}"{extra}>{escape(text)}</text>'
 
 
-def _legend(lines: dict[str, list[tuple[float, float]]]) -> str:
-    sample = '<svg aria-hidden="true" viewBox="0 0 28 8"><line class="line s{}" x1="1" x2="27" y1="4" y2="4"/></svg>'
-    items = [f"<li>{sample.format(index % 6)}{escape(name)}</li>" for index, name in enumerate(lines)]
+def _legend(chart: Chart, lines: dict[str, Points]) -> str:
+    line, point = '<line class="line s{}" x1="1" x2="27" y1="4" y2="4"/>', '<circle class="s{}" cx="14" cy="4" r="3"/>'
+    samples = [(point if name in chart.scatter else line).format(index % STYLES) for index, name in enumerate(lines)]
+    items = [
+        f'<li><svg aria-hidden="true" viewBox="0 0 28 8">{sample}</svg>{escape(name)}</li>'
+        for sample, name in zip(samples, lines, strict=True)
+    ]
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _summary(chart: Chart, lines: dict[str, list[tuple[float, float]]]) -> str:
+def _summary(chart: Chart, lines: dict[str, Points]) -> str:
     """Say for those who cannot see it what a chart shows."""
     ways = [f"{name} goes from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in lines.items()]
     return f"Line chart: {chart.title}. {chart.y_label} over {chart.x_label}. {'; '.join(ways)}."
@@ -230,13 +260,15 @@ STYLE = "\n".join(
     [
         f":root {{ {_colours(LIGHT)} }}",
         f"@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}",
-        *(f".s{i} {{ --c: var(--s{i}); stroke-dasharray: {dash}; }}" for i, dash in enumerate(DASHES)),
+        *(f".s{i} {{ --c: var(--s{i % 6}); stroke-dasharray: {DASHES[(i + i // 6) % 6]}; }}" for i in range(STYLES)),
         "svg { display: block; width: 100%; height: auto; overflow: visible; }",
         f"svg text {{ font-size: {FONT_SIZE}px; fill: var(--c, var(--faint)); dominant-baseline: central; }}",
         "svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .label { fill: var(--text); }",
         "svg .grid { stroke: var(--rule); } svg .axis { stroke: var(--faint); }",
         "svg .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }",
         "svg circle { fill: var(--c); }",
+        "svg .band { fill: var(--c); fill-opacity: .16; stroke: none; }",
+        "svg .interval { fill: none; stroke: var(--c); stroke-width: 1.5; stroke-dasharray: none; }",
         ".legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; padding: 0; }",
         ".legend { margin: .5rem 0; font-size: .9rem; }",
         ".legend li { display: flex; align-items: center; gap: .5rem; } .legend svg { width: 28px; }",

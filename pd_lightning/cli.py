@@ -66,9 +66,14 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         "show what a data folder holds, and check it", "pd_lightning.inspection:inspect", positional=True
     ),
+    "study": Command("explore a design space, with seeds and fair controls", "pd_lightning.study.command:study"),
     "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
     "compare": Command(
         "what a student costs in use, beside its teacher", "pd_lightning.comparison:compare", positional=True
+    ),
+    "scaling-law fit": Command("fit a scaling law to the runs of a study", "pd_lightning.scaling.fit_command:fit_law"),
+    "scaling-law predict": Command(
+        "predict a student's loss from sizes", "pd_lightning.scaling.predict_command:predict_loss"
     ),
 }
 
@@ -116,12 +121,28 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
     if argv[0] == "--version":
         print(f"pd-lightning {__version__}")
         return 0
-    name, arguments = argv[0], argv[1:]
+    name, arguments = split_command(argv, commands)
+    if family := [command for command in commands if command.startswith(f"{name} ")]:
+        raise CommandLineError(_unfinished_command(name, arguments, family))
     if name not in commands:
         raise CommandLineError(_unknown_command(name, commands))
     command = commands[name].given(arguments)
     result = _runner(command)(name, command, arguments)
     return result if type(result) is int else 0
+
+
+def split_command(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]]:
+    """Tell a command of one or two words from its arguments.
+
+    Args:
+        argv: A command line without the program's name, one word at least.
+        commands: The table of commands.
+
+    Returns:
+        The command, or the first word if there is no such command, and what follows.
+    """
+    words = 2 if " ".join(argv[:2]) in commands else 1
+    return " ".join(argv[:words]), list(argv[words:])
 
 
 def _runner(command: Command) -> Callable[[str, Command, Sequence[str]], Any]:
@@ -151,6 +172,12 @@ def overview(commands: Mapping[str, Command]) -> str:
             EXAMPLES,
         ]
     )
+
+
+def _unfinished_command(name: str, arguments: Sequence[str], family: Sequence[str]) -> str:
+    seconds = [command.removeprefix(f"{name} ") for command in family]
+    got = arguments[0] if arguments else "nothing"
+    return f"{name} must be followed by {' or '.join(seconds)}, got {got}. Write pd-lightning {family[0]}."
 
 
 def _unknown_command(name: str, commands: Mapping[str, Command]) -> str:

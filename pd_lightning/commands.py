@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,13 @@ def run(name: str, command: Command, argv: Sequence[str]) -> Any:
             exit_on_error=False,
             allow_abbrev=False,
             default_env=True,
-            env_prefix=f"PD_LIGHTNING_{name.upper()}_",  # with jsonargparse's own _, the __ of the Trainer commands
+            env_prefix=_environment_prefix(name),
         )
+
+
+def _environment_prefix(name: str) -> str:
+    """PD_LIGHTNING_SCALING_LAW_FIT_ for "scaling-law fit": with jsonargparse's own _, the __ of Trainer commands."""
+    return f"PD_LIGHTNING_{re.sub('[ -]', '_', name).upper()}_"
 
 
 def with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:

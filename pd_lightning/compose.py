@@ -21,9 +21,10 @@ from collections import deque
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pd_lightning.redaction import refuse_redacted
+from pd_lightning.yaml_files import read_yaml
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 NULLABLE_ENTRIES = (("model", "transforms"), ("model", "weighting"))  # mappings in which null drops an entry
@@ -110,69 +111,28 @@ def merge(base: Any, overlay: Any, path: Key = ()) -> Any:
     return merged
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+def override(config: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Set one setting, named as on the command line: below a class its ``init_args`` may be left out.
 
     Args:
-        path: The file.
+        config: Settings; not changed.
+        name: The setting, with dots.
+        value: Its value.
 
     Returns:
-        Its settings.
+        The settings with it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no YAML, or no mapping.
+        ValueError: It can't be there: what it belongs to is not among the settings, or is a list.
     """
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config must name a YAML file, got {path}, which does not exist.")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        loaded = _load(text)
-        twice = _twice(yaml.compose(text, yaml.SafeLoader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"{path}{place}: this is no valid YAML ({error.problem}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: this is no YAML text ({str(error).splitlines()[0]}).") from error
-    if twice:
-        raise ValueError(f"{path}, line {twice[1]}: each name must be given once, got {twice[0]} again. Remove one.")
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} must hold a mapping of settings (name: value), got {_shorten(loaded)}.")
-    return loaded
-
-
-def _twice(root: Any) -> tuple[str, int] | None:
-    """A name that a mapping has twice, of which YAML takes the last without a word, and its line."""
-    nodes, seen = [root], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or id(node) in seen:  # an alias brings a node again
-            continue
-        seen.add(id(node))
-        if node.id == "sequence":
-            nodes += node.value
-        elif node.id == "mapping":
-            names: set[str] = set()
-            for key, value in node.value:
-                if key.id == "scalar" and key.value in names:
-                    return str(key.value), key.start_mark.line + 1
-                if key.id == "scalar" and key.value != "<<":
-                    names.add(key.value)
-                nodes.append(value)
-    return None
-
-
-def _load(text: str) -> Any:
-    """A file's YAML with jsonargparse's rules for numbers; it gives a lone ``name:`` back as text."""
-    from jsonargparse import get_loader
-
-    loaded = get_loader("yaml")(text)
-    if isinstance(loaded, str) and loaded == text and text.strip().endswith(":"):
-        return {text.strip()[:-1]: None}
-    return {} if loaded is None else loaded
+    key = tuple(name.split("."))
+    path = key if len(key) == 1 else _resolve(config, key, [])
+    if path is None or not all(key):
+        raise ValueError(
+            f"{name} must name a setting below one that the configuration has, got a name that leads nowhere. Give its "
+            "parent in the YAML."
+        )
+    return cast("dict[str, Any]", merge(config, _nest(path, value)))
 
 
 def _parse(value: str) -> Any:
@@ -282,8 +242,3 @@ def _next_value(tokens: deque[str], name: str) -> str:
     if not _has_value(tokens):
         raise ValueError(f"{name} must be followed by a YAML file, got nothing.")
     return tokens.popleft()
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Floating-point operations of a language model, by formula."""
+"""Floating-point operations and parameters of a language model, by formula."""
 
 from typing import Any
 
@@ -36,6 +36,25 @@ def flops_per_token(model: nn.Module, positions: int) -> float:
         trains |= weight.requires_grad
         total += 2 * passes * weight.numel() * (chosen if ".experts." in f".{name}" else 1.0)
     return total + (3 if trains else 1) * 4 * _attention_width(config) * positions
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Count the parameters of a model, shared ones once.
+
+    Args:
+        model: Any; a head is told by being as wide as a table of embeddings is long.
+
+    Returns:
+        All, and those that are no embedding of input or output, as scaling laws count.
+
+    Source: Kaplan et al. (arXiv 2001.08361), section 2.1.
+    """
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    lengths = {table.num_embeddings for table in tables}
+    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features in lengths]
+    ends = {id(weight): weight.numel() for end in [*tables, *heads] for weight in end.parameters()}
+    total = sum(weight.numel() for weight in model.parameters())
+    return total, total - sum(ends.values())
 
 
 def _config(model: nn.Module) -> Any:

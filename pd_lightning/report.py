@@ -5,10 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from pd_lightning.charts import STYLE as CHART_STYLE
 from pd_lightning.charts import Chart, line_chart
+
+LONGEST_LINE = 28  # letters of a cell, beyond which it is broken
 
 
 @dataclass(frozen=True)
@@ -18,17 +21,48 @@ class Table:
     Args:
         title: What it shows.
         columns: Headings, with units.
-        rows: Cells: text, whole numbers, floats (shown with four digits) or None (a dash).
+        rows: Cells: text, whose second line is shown small, whole numbers, floats (shown with four digits) or None (a
+            dash).
         caption: What to see in it.
+        names: Whether numbers in it are names too, which stand to the left as all text.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | int | float | None]]
     caption: str = ""
+    names: bool = False
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), f"ragged table {self.title!r}"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text whose lines stay as they are.
+
+    Args:
+        text: What is shown.
+        title: Where there is one, the reader unfolds the text under it.
+    """
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of a long report, which has a place in its contents.
+
+    Args:
+        title: Its heading.
+        parts: Paragraphs, tables, charts and code, in their order.
+        group: The heading that it stands under in the contents; the same for chapters in a row.
+    """
+
+    title: str
+    parts: Sequence[str | Table | Chart | Code]
+    group: str = ""
 
 
 def write_report(
@@ -40,6 +74,7 @@ def write_report(
     samples: Mapping[str, str] | None = None,
     prompt: str = "",
     footer: str = "",
+    sections: Sequence[Section] = (),
 ) -> None:
     """Write a report. All text is taken as text, none as HTML.
 
@@ -52,20 +87,24 @@ def write_report(
         samples: What each model wrote, by its name, without the prompt.
         prompt: What the models went on from.
         footer: How the report was made.
+        sections: Chapters; their contents stand at the top.
     """
     parts = [
         f"<header><h1>{escape(title)}</h1>{_paragraphs(intro)}</header>",
+        _contents(sections) if sections else "",
         *map(_table, tables),
         *map(_chart, charts),
+        *(_section(number, section) for number, section in enumerate(sections)),
         _samples(samples, prompt) if samples else "",
         f"<footer>{_paragraphs(footer)}</footer>" if footer else "",
     ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(title, "\n".join(part for part in parts if part)), encoding="utf-8")
+    body = "\n".join(part for part in parts if part)
+    path.write_text(_page(title, body, "long" if sections else ""), encoding="utf-8")
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, kind: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -79,7 +118,7 @@ def _page(title: str, body: str) -> str:
 </style>
 </head>
 <body>
-<main>
+<main{f' class="{kind}"' if kind else ""}>
 {body}
 </main>
 </body>
@@ -92,28 +131,69 @@ def _paragraphs(text: str, kind: str = "") -> str:
     return "".join(f"<p{attribute}>{escape(part)}</p>" for part in re.split(r"\n\s*\n", text.strip()) if part)
 
 
-def _table(table: Table) -> str:
+def _contents(sections: Sequence[Section]) -> str:
+    groups = [
+        f"{f'<h3>{escape(name)}</h3>' if name else ''}<ul>{''.join(_entry(*each) for each in members)}</ul>"
+        for name, members in groupby(enumerate(sections), key=lambda each: each[1].group)
+    ]
+    return f'<nav class="contents" aria-label="Contents">{"".join(groups)}</nav>'
+
+
+def _entry(number: int, section: Section) -> str:
+    return f'<li><a href="#part-{number}">{escape(section.title)}</a></li>'
+
+
+def _section(number: int, section: Section) -> str:
+    parts = "\n".join(map(_part, section.parts))
+    return f'<section id="part-{number}">\n<h2>{escape(section.title)}</h2>\n{parts}\n</section>'
+
+
+def _part(part: str | Table | Chart | Code) -> str:
+    if isinstance(part, str):
+        return _paragraphs(part)
+    if isinstance(part, Code):
+        text = f"<pre>{escape(part.text)}</pre>"
+        return f"<details><summary>{escape(part.title)}</summary>{text}</details>" if part.title else text
+    return _table(part, 3) if isinstance(part, Table) else _chart(part, 3)
+
+
+def _headed(level: int, title: str, body: str, caption: str) -> str:
+    heading = f"<h{level}>{escape(title)}</h{level}>\n" if title else ""
+    kind = "section" if level == 2 else "div"
+    return f"<{kind}>\n{heading}{body}\n{_paragraphs(caption, 'caption')}\n</{kind}>"
+
+
+def _table(table: Table, level: int = 2) -> str:
     texts = [[cell_text(cell) for cell in row] for row in table.rows]
-    numeric = [all(map(_looks_numeric, column)) for column in zip(*texts, strict=True)] or [False] * len(table.columns)
-    classes = [' class="number"' if number else "" for number in numeric]
+    classes = [_cell_class(column, table.names) for column in zip(*texts, strict=True)] or [""] * len(table.columns)
+    classes[0] = classes[0].replace(' class="number"', "")  # names, even where they are numbers
     head = "".join(f'<th scope="col"{c}>{escape(name)}</th>' for name, c in zip(table.columns, classes, strict=True))
     body = "\n".join(f"<tr>{_row(row, classes)}</tr>" for row in texts)
-    title = escape(table.title)
-    return f"""<section>
-<h2>{title}</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>
+    label = escape(table.title or " ".join(table.columns[:1]))
+    scroll = f"""<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}
 </tbody>
-</table></div>
-{_paragraphs(table.caption, "caption")}
-</section>"""
+</table></div>"""
+    return _headed(level, table.title, scroll, table.caption)
+
+
+def _cell_class(texts: Sequence[str], names: bool) -> str:
+    if not names and all(map(_looks_numeric, texts)):
+        return ' class="number"'
+    longest = max(len(line) for text in texts for line in text.splitlines() or [""])
+    return ' class="long"' if longest > LONGEST_LINE else ""
 
 
 def _row(texts: Sequence[str], classes: Sequence[str]) -> str:
-    cells = [f"<td{c}>{escape(text)}</td>" for text, c in zip(texts, classes, strict=True)]
-    return "".join([f'<th scope="row"{classes[0]}>{escape(texts[0])}</th>', *cells[1:]])
+    cells = [f"<td{c}>{_cell(text)}</td>" for text, c in zip(texts, classes, strict=True)]
+    return "".join([f'<th scope="row"{classes[0]}>{_cell(texts[0])}</th>', *cells[1:]])
+
+
+def _cell(text: str) -> str:
+    first, newline, second = text.partition("\n")
+    return f'{escape(first)}<br><span class="second">{escape(second)}</span>' if newline else escape(text)
 
 
 def cell_text(cell: str | int | float | None) -> str:
@@ -130,12 +210,8 @@ def _looks_numeric(text: str) -> bool:
     return re.match(r"[-+±−–<>~]?\d|–$|inf$", text) is not None
 
 
-def _chart(chart: Chart) -> str:
-    return f"""<section>
-<h2>{escape(chart.title)}</h2>
-{line_chart(chart)}
-{_paragraphs(chart.caption, "caption")}
-</section>"""
+def _chart(chart: Chart, level: int = 2) -> str:
+    return _headed(level, chart.title, line_chart(chart), chart.caption)
 
 
 def _samples(samples: Mapping[str, str], prompt: str) -> str:
@@ -164,7 +240,9 @@ body { margin: 0; background: var(--page); color: var(--text); font: 1rem/1.55 s
 main { max-width: 52rem; margin: 0 auto; padding: 2rem 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 1rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
 p { margin: 0 0 .75rem; max-width: 42rem; }
+a { color: inherit; }
 .caption, footer { color: var(--faint); font-size: .9rem; }
 .caption { margin-top: .5rem; }
 footer { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem; }
@@ -174,9 +252,22 @@ footer { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem;
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .75rem; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 thead th { color: var(--faint); font-size: .85rem; line-height: 1.3; vertical-align: bottom; white-space: normal; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; } tbody tr > * { vertical-align: top; }
 th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
+@media (max-width: 560px) {
+  th, td { padding-left: .5rem; padding-right: .5rem; }
+  tbody th:first-child { white-space: normal; min-width: 6rem; overflow-wrap: break-word; }
+}
 .number { text-align: right; min-width: 6rem; }
+.second { color: var(--faint); font-size: .85rem; font-weight: normal; }
+main.long { max-width: 74rem; } main.long .wide { max-width: 52rem; }
+main.long .wide, main.long .narrow { margin-top: 1rem; }
+td.long, th.long { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
+.contents { columns: 15rem; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; font-size: .9rem; }
+.contents ul { list-style: none; margin: 0 0 .5rem; padding: 0; } .contents li { break-inside: avoid; }
+.contents h3 { font-size: .85rem; color: var(--faint); margin: .25rem 0 0; break-after: avoid; }
+summary { cursor: pointer; margin: .5rem 0; } section > pre, details > pre { background: var(--card); }
+section > pre, details > pre { padding: .75rem 1rem; border-radius: .5rem; margin: 0 0 .75rem; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; }
 figcaption { font-weight: 600; margin-bottom: .5rem; }

@@ -38,7 +38,7 @@ GROUPS = {
         "unfinished_step",
     },
     "comparison": {"comparison", "model_figures"},
-    "composition": {"compose"},
+    "composition": {"compose", "yaml_files"},
     "checkpoints": {"checkpoints", "sealing", "sharded_checkpoints"},
     "language_model": {"architectures", "isolation", "language_model", "layers", "pretrained", "router_loss"},
     "module": {
@@ -84,7 +84,7 @@ GROUPS = {
         "terms",
     },
     "targets": {"blockwise", "heads", "targets"},
-    "report": {"charts", "report"},
+    "report": {"chart_axes", "charts", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
     "distiller": {"distilled", "distiller", "student_output"},
 }
@@ -149,7 +149,7 @@ ARROWS = {
         "study",
         "version",
     },
-    "study": {"composition", "report", "store"},
+    "study": {"composition", "redaction", "report", "store", "version"},
     "scaling": {"report", "store"},
     "plan": {
         "composition",

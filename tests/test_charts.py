@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pd_lightning.charts import STYLE, Chart, line_chart, nice_ticks, tick_texts
+from pd_lightning.chart_axes import log_ticks, nice_ticks, tick_texts
+from pd_lightning.charts import STYLE, Chart, line_chart
 
 
 def drawings(**series) -> list[ElementTree.Element]:
@@ -95,7 +96,9 @@ def test_a_legend_takes_the_place_of_names_that_do_not_fit(series):
 
 
 def test_lines_differ_in_colour_and_dashes():
-    assert len(set(re.findall(r"stroke-dasharray: ([^;]+);", STYLE))) == 6
+    pairs = re.findall(r"--c: var\(--(s\d)\); stroke-dasharray: ([^;]+);", STYLE)
+    assert len(pairs) == len(set(pairs)) == 18
+    assert len({dash for _, dash in pairs[:6]}) == 6
     for scheme in re.findall(r":root {(.*?)}", STYLE):
         assert len(set(re.findall(r"#[0-9a-f]{6}", scheme))) == 6
 
@@ -158,3 +161,88 @@ def test_ticks_are_round_and_enclose_the_range(low, high, ticks):
 )
 def test_ticks_are_written_with_the_digits_they_need(ticks, written):
     assert tick_texts(ticks) == written
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1, 100, [1, 2, 5, 10, 20, 50, 100]),
+        (1e14, 1e18, [1e14, 1e15, 1e16, 1e17, 1e18]),
+        (0.05, 10, [0.1, 0.3, 1, 3, 10]),
+        (4, 6, [4, 4.5, 5, 5.5, 6]),
+        (1e-3, 1e9, [1e-3, 1e-1, 1e1, 1e3, 1e5, 1e7, 1e9]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_round_and_inside_the_range(low, high, ticks):
+    assert log_ticks(low, high, 6) == pytest.approx(ticks)
+
+
+def drawn(**options) -> ElementTree.Element:
+    """The wide drawing of a chart with these options."""
+    chart = Chart("Loss", "k", "loss (nats)", **{"series": {"PD": [(1, 4.0), (100, 3.0)]}, **options})
+    return svg(ElementTree.fromstring(f"<root>{line_chart(chart)}</root>")[0])
+
+
+def test_equal_ratios_are_equal_distances_on_a_logarithmic_axis():
+    line = [(1, 1.0), (10, 10.0), (100, 100.0), (0, 5.0), (5, -1.0)]
+    places = points(drawn(series={"PD": line}, log_x=True, log_y=True).find("polyline"))
+    (x0, y0), (x1, y1), (x2, y2) = places  # what is not positive has no place
+    assert (x1 - x0, y1 - y0) == (pytest.approx(x2 - x1, abs=0.2), pytest.approx(y2 - y1, abs=0.2))
+    assert x1 - x0 > 100
+    assert y0 - y1 > 100
+
+
+@pytest.mark.parametrize("value", [1e-5, 4.2, 3e17])
+def test_one_point_can_be_drawn_on_logarithmic_axes(value):
+    drawing = drawn(series={"PD": [(value, value)]}, log_x=True, log_y=True)
+    assert all(map(math.isfinite, sum(points(drawing.find("polyline")), ())))
+
+
+def test_intervals_and_bands_are_drawn_to_the_scale_of_the_ticks():
+    drawing = drawn(
+        series={"PD": [(0, 4.0), (1, 4.5)], "LM": [(0, 4.2), (1, 4.2)]},
+        intervals={"PD": [(0, 3.5, 4.5), (1, 4.0, math.inf)]},
+        bands={"LM": [(0, 4.0, 4.4), (1, 4.1, 4.3)]},
+    )
+    heights = {float(text.text): float(text.get("y")) for text in texts(drawing, "end") if text.text[0].isdigit()}
+    scale = (heights[4.4] - heights[3.4]) / (4.4 - 3.4)
+    (bar,) = drawing.findall("path")  # an endless one is left out
+    x, low, high = map(float, re.match(r"M([\d.]+),([\d.]+)V([\d.]+)", bar.get("d")).groups())
+    assert [(y - heights[4.0]) / scale + 4 for y in (low, high)] == pytest.approx([3.5, 4.5], abs=0.01)
+    assert x == points(drawing.find("polyline"))[0][0]
+    band = points(drawing.find("polygon"))
+    assert [(y - heights[4.0]) / scale + 4 for _, y in band] == pytest.approx([4.0, 4.1, 4.3, 4.4], abs=0.01)
+
+
+def test_intervals_of_several_lines_stand_beside_each_other():
+    bars = {"a": [(0, 3.0, 4.0)], "b": [(0, 3.0, 4.0)]}
+    drawing = drawn(series={"a": [(0, 3.5)], "b": [(0, 3.5)], "c": [(0, 3.5), (1, 3.5)]}, intervals=bars)
+    a, b, c = (points(line)[0][0] for line in drawing.findall("polyline"))
+    assert (b - a, (a + b) / 2) == (pytest.approx(5), pytest.approx(c))
+
+
+def test_points_of_a_scatter_are_not_joined():
+    many = [(x, x) for x in range(60)]
+    drawing = drawn(series={"runs": many, "best": many}, scatter=["runs"])
+    assert len(drawing.findall("polyline")) == 1
+    assert len(drawing.findall("circle")) == 60
+
+
+def test_names_stand_along_the_axis_and_slant_where_they_are_long():
+    drawing = drawn(series={"PD": [(0, 4.0), (1, 3.0)]}, x_names=["kld", "a <b>"])
+    names = {text.text: text for text in texts(drawing, "middle")}
+    assert {"kld", "a <b>"} <= names.keys()
+    assert names["kld"].get("transform") is None
+    assert [mark.find("title").text for mark in drawing.findall("circle")] == ["kld, 4", "a <b>, 3"]
+    drawing = drawn(
+        series={"PD": [(0, 4.0), (7, 3.0)]}, x_names=[f"a name that is long, {n}" + "!" * 9 for n in range(8)]
+    )
+    slanted = [text for text in texts(drawing, "end") if text.get("transform")]
+    assert [text.text for text in slanted] == [f"a name that is long, {n}!!!!!…" for n in range(8)]
+    lowest = max(float(line.get("y2")) for line in drawing.iter("line"))
+    assert lowest + 28 * 7 * math.sin(math.radians(35)) < 380 - 10  # above the axis's label
+
+
+def test_intervals_of_no_line_are_our_mistake():
+    with pytest.raises(AssertionError, match=r"no lines named \{'LM'\} in 'Loss'"):
+        drawn(bands={"LM": []})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_lightning.report import Chart, Table, cell_text, write_report
+from pd_lightning.report import Chart, Code, Section, Table, cell_text, write_report
 
 NASTY = "<script>alert('x')</script> & \"co\""
 
@@ -56,6 +56,12 @@ def full(path: Path, text: str = "text as long as the other one, for charts") ->
         samples={text: f"{text}\n  two"},
         prompt=text,
         footer=text,
+        sections=[
+            Section(
+                text, [text, Table(text, [text, "loss"], [[f"{text}\n{text}", 1.5]], text), Code(text, text)], text
+            ),
+            Section(text, [Chart(text, text, text, {text: [(0, 1)]}, x_names=[text]), Code(text)]),
+        ],
     )
 
 
@@ -71,7 +77,7 @@ def test_the_page_is_well_formed_and_says_how_to_show_it(tmp_path):
 def test_the_page_needs_nothing_from_outside(tmp_path):
     source, page = full(tmp_path / "report.html")
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
-    assert not re.search(r"https?:|url\(|@import|\bsrc=|\bhref=", source)
+    assert not re.search(r"https?:|url\(|@import|\bsrc=|\bhref=\"[^#]", source)
 
 
 def test_text_is_never_taken_as_html(tmp_path):
@@ -88,6 +94,36 @@ def test_a_table_has_headers_for_its_columns_and_rows(tmp_path):
     scopes = [(cell["scope"], cell.get("class")) for cell in page.all("th")]
     assert scopes == [("col", None), *[("col", "number")] * 2, ("col", None), *[("row", None)] * 2]
     assert [cell.get("class") for cell in page.all("td")] == ["number", "number", None] * 2
+
+
+def test_a_second_line_of_a_cell_is_small_and_long_cells_are_broken(tmp_path):
+    source, page = write(
+        tmp_path / "report.html", tables=[Table("", ["a", "b"], [["k", "−1 ± 2\nbetter"], ["x" * 41, "3"]])]
+    )
+    assert '<td class="number">−1 ± 2<br><span class="second">better</span></td>' in source
+    assert [cell.get("class") for cell in page.all("th")][2:] == ["long", "long"]
+    assert page.all("h2") == []
+
+
+def test_contents_lead_to_the_chapters_under_their_groups(tmp_path):
+    names = [("One", ""), ("Two", "Axes"), ("Three", "Axes"), ("Four", "")]
+    source, page = write(tmp_path / "report.html", sections=[Section(name, ["text"], group) for name, group in names])
+    assert [link["href"] for link in page.all("a")] == [f"#{part['id']}" for part in page.all("section")]
+    assert re.findall(r"<h3>(.*?)</h3><ul>(.*?)</ul>", source) == [
+        ("Axes", '<li><a href="#part-1">Two</a></li><li><a href="#part-2">Three</a></li>')
+    ]
+
+
+def test_code_keeps_its_lines_and_folds_under_a_title(tmp_path):
+    source, _ = write(tmp_path / "report.html", sections=[Section("A", [Code("a:\n  b"), Code("c", "All of it")])])
+    assert "<pre>a:\n  b</pre>" in source
+    assert "<details><summary>All of it</summary><pre>c</pre></details>" in source
+
+
+def test_numbers_that_are_names_stand_to_the_left(tmp_path):
+    table = Table("Options", ["axis", "helped"], [["k", "10"], ["loss", None]], names=True)
+    _, page = write(tmp_path / "report.html", tables=[table])
+    assert [cell.get("class") for cell in page.all("td")] == [None, None]
 
 
 def test_a_table_without_rows_is_a_table(tmp_path):

@@ -7,7 +7,8 @@ from pd_lightning.data.litdata_tokens import LitData
 from pd_lightning.data.megatron import MegatronIndexed
 from pd_lightning.data.mix import MixedIn
 from pd_lightning.data.nano_gpt import NanoGPT
-from pd_lightning.data.sources import HuggingFace, JSONLines, Parquet, Source, StandardLibrary, TextFiles
+from pd_lightning.data.sources import HuggingFace, JSONLines, Parquet, Source, TextFiles
+from pd_lightning.data.standard_library import StandardLibrary, StandardLibraryCode, StandardLibraryDocs
 from pd_lightning.data.token_sources import Document, TokenSource
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = [
     "Parquet",
     "Source",
     "StandardLibrary",
+    "StandardLibraryCode",
+    "StandardLibraryDocs",
     "TextFiles",
     "TokenBlocks",
     "TokenSource",

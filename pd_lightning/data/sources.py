@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
-import platform
-import sysconfig
-import tokenize as python_source
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -41,38 +37,6 @@ class Source(ABC):
         shown = redact({name: value for name, value in vars(self).items() if name[0] != "_"})  # it goes into manifests
         settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__qualname__}({settings})"
-
-
-class StandardLibrary(Source):
-    """The running Python's own standard library source: about 600 files, 11 MB, nothing to download."""
-
-    SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
-
-    def __init__(self) -> None:
-        self.python = platform.python_version()
-
-    def __iter__(self) -> Iterator[str]:
-        for path in self._files():
-            with python_source.open(str(path)) as file:  # minds the coding line of old files
-                yield file.read()
-
-    def size_hint(self) -> int | None:
-        """Bytes of all files together."""
-        return sum(path.stat().st_size for path in self._files())
-
-    def _files(self) -> list[Path]:
-        root = Path(sysconfig.get_path("stdlib"))
-        kept: list[str] = []
-        for folder, folders, files in os.walk(root):
-            folders[:] = [name for name in folders if name not in self.SKIPPED]
-            relative = Path(folder).relative_to(root)
-            kept += [(relative / name).as_posix() for name in files if name.endswith(".py")]
-        if not kept:
-            raise FileNotFoundError(
-                f"pd_lightning.data.StandardLibrary must find Python source files, got none in {root}. Name another "
-                "corpus, say --source pd_lightning.data.TextFiles --source.paths '[my_texts/]'."
-            )
-        return [root / path for path in sorted(kept)]
 
 
 class TextFiles(Source):

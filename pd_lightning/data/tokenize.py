@@ -25,8 +25,9 @@ from rich.progress import (
 from pd_lightning.data import bpe
 from pd_lightning.data.pack import Packer, batched, is_validation
 from pd_lightning.data.room import make_room, remove_mark
-from pd_lightning.data.sources import Source, StandardLibrary
+from pd_lightning.data.sources import Source
 from pd_lightning.data.split import SplitWriter
+from pd_lightning.data.standard_library import StandardLibrary
 from pd_lightning.data.token_documents import Encoded, encoded_documents
 from pd_lightning.data.token_sources import TokenSource
 from pd_lightning.store import chunks

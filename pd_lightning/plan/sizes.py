@@ -199,7 +199,7 @@ def _read(name: str, who: str) -> Any:
 
 def _of_yaml(name: str, who: str) -> Any:
     """The student's configuration in a YAML of `fit`, or a YAML that is nothing but one."""
-    from pd_lightning.compose import read_yaml
+    from pd_lightning.yaml_files import read_yaml
 
     found: Any = read_yaml(name)
     inner = found

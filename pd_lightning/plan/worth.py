@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from pd_lightning.plan.sizes import Size
-from pd_lightning.scaling.published import SOURCE, distilled_loss, supervised_loss
+from pd_lightning.scaling.published import RANGES, SOURCE, distilled_loss, supervised_loss
 
 TOKENS_PER_PARAM = 20.0  # of a teacher of which nothing else is known
-PARAMS_RANGE, TOKENS_RANGE = (143e6, 12.6e9), 512e9  # of the models that the law was fitted to
+PARAMS_RANGE, TOKENS_RANGE = RANGES["params"], RANGES["tokens"]
 # What of the teacher is paid for: its forward pass over the tokens, its training.
 SCENARIOS = {
     "logits are there": (0.0, 0.0),
@@ -101,12 +101,13 @@ def outside(name: str, params: float, tokens: float) -> str | None:
     """
     low, high = PARAMS_RANGE
     beyond = [f"{params:.3g} parameters"] if not low <= params <= high else []
-    beyond += [f"{tokens:.3g} tokens"] if tokens > TOKENS_RANGE else []
+    few, many = TOKENS_RANGE
+    beyond += [f"{tokens:.3g} tokens"] if not few <= tokens <= many else []
     if not beyond:
         return None
     return (
         f"the {name} has {' and '.join(beyond)}, outside the law's data ({low / 1e6:.0f}M to {high / 1e9:.1f}B "
-        f"parameters, up to {TOKENS_RANGE / 1e9:.0f}B tokens): its losses are extrapolated"
+        f"parameters, {few / 1e9:.0f}B to {many / 1e9:.0f}B tokens): its losses are extrapolated"
     )
 
 

@@ -6,12 +6,14 @@ import numpy as np
 
 from pd_lightning.scaling.laws import Apple, Array, Generalized, Sizes
 
-# Busbridge et al., Distillation Scaling Laws, arXiv 2502.08606: models of 143M to 12.6B parameters on C4.
+# Busbridge et al., Distillation Scaling Laws, arXiv 2502.08606. The exponents have three digits, as printed there.
 SUPERVISED = {"E": 1.220, "A": 3355.0, "a": 0.408, "B": 18186.0, "b": 0.431, "g": 0.452}
 DISTILLED = {
     **{"c0": 2.549, "c1": 522.6, "d1": 1.315, "f1": 0.090},
     **{"A": 2243.0, "a": 0.321, "B": 24181.0, "b": 0.637, "g": 0.764},
 }
+# Their students and teachers, "143M to 12.6B parameters, trained on data of a few billion to 512B tokens" of C4.
+RANGES = {"params": (143e6, 12.6e9), "tokens": (2e9, 512e9)}
 SOURCE = "Busbridge et al., Distillation Scaling Laws, arXiv 2502.08606"
 
 

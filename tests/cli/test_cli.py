@@ -53,6 +53,7 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
         ("fitt", "got fitt. Did you mean fit?"),
         ("qqqq", "got qqqq. See pd-lightning --help."),
         ("--config", "the command must come first, got --config."),
+        ("scaling-low", "got scaling-low. Did you mean scaling-law fit?"),
     ],
 )
 def test_an_unknown_command_is_explained(argument: str, message: str, capsys: pytest.CaptureFixture) -> None:
@@ -60,6 +61,13 @@ def test_an_unknown_command_is_explained(argument: str, message: str, capsys: py
     error = capsys.readouterr().err
     assert error.startswith("pd-lightning: error: the command must")
     assert message in error
+
+
+@pytest.mark.parametrize(("second", "got"), [([], "nothing"), (["fti"], "fti"), (["--law=apple"], "--law=apple")])
+def test_a_command_of_two_words_needs_both(second: list[str], got: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["scaling-law", *second]) == 2
+    expected = f"scaling-law must be followed by fit or predict, got {got}. Write pd-lightning scaling-law fit."
+    assert capsys.readouterr().err == f"pd-lightning: error: {expected}\n"
 
 
 @pytest.mark.parametrize(

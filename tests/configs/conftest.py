@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for paper_tables and paper_formulas
+sys.path.insert(0, str(Path(__file__).parent))  # for paper_tables, paper_formulas and one_parser

@@ -5,12 +5,12 @@ import shlex
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from one_parser import OneParserCLI, Watch
 from paper_formulas import kd_loss
 from paper_tables import BASE, ROWS
 
@@ -20,7 +20,6 @@ from pd_lightning.compose import as_arguments, compose, merge
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.teachers import NoTeacher
-from pd_lightning.trainer import TrainerCLI
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
@@ -37,47 +36,6 @@ def command_of(file: str) -> list[str]:
 
 def of(command: str) -> list[str]:
     return [file for file in FILES if command_of(file)[0] == command]
-
-
-class Watch(pl.Callback):
-    """Stops after two steps; keeps the first batch that has a KD loss, with the student's logits and the loss."""
-
-    def __init__(self) -> None:
-        self.batch: dict[str, torch.Tensor] = {}
-        self.kd_loss: float | None = None
-        self.losses: list[float] = []
-
-    @torch.no_grad()
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.kd_loss is None:
-            self.batch, self.logits = batch, pl_module(batch["input_ids"])
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
-        if self.kd_loss is None and "train/kd_loss" in trainer.callback_metrics:
-            self.kd_loss = float(trainer.callback_metrics["train/kd_loss"])
-        trainer.should_stop = trainer.global_step >= 2
-
-
-class OneParserCLI(TrainerCLI):
-    """The command line of fit and record; its parser, which takes longest to make, is made once for each."""
-
-    parsers: ClassVar[dict[str, Any]] = {}
-
-    def setup_parser(self, *args: Any) -> None:
-        names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
-        if self.command not in self.parsers:
-            super().setup_parser(*args)
-            self.parsers[self.command] = [getattr(self, name) for name in names]
-        for name, value in zip(names, self.parsers[self.command], strict=True):
-            setattr(self, name, value)
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        self.save_config_callback = None  # takes a quarter of the time
-        trainer = super().instantiate_trainer(**kwargs)
-        self.watch = Watch()
-        trainer.callbacks.append(self.watch)
-        return trainer
 
 
 Run = Callable[..., OneParserCLI]
@@ -122,7 +80,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any, exact_store:
 
 
 def test_every_file_is_tried() -> None:
-    assert set(FILES) == {*of("fit"), *of("record"), *of("tokenize")}
+    assert set(FILES) == {*of("fit"), *of("record"), *of("tokenize"), *of("study")}
     assert {*RECIPES, "miniplm"} == {Path(file).stem for file in of("fit") if "/recipes/" in file}
     assert {f"configs/paper/{name}.yaml" for name in ROWS} == {file for file in of("fit") if "/paper/" in file}
 
@@ -140,7 +98,7 @@ APART = {"logger", "recipes", "strategy"}  # folders whose files have tests of t
 
 @pytest.mark.parametrize("file", [file for file in of("fit") if not APART & {*Path(file).parts}])
 def test_fit_takes_two_steps(run: Run, file: str) -> None:
-    done = run(file)
+    done = run(file, data={"init_args": {"mix": None}})  # of which the teacher of a study has some
     assert done.trainer.global_step == 2
     assert len(done.watch.losses) == 2
     assert np.isfinite(done.watch.losses).all()
@@ -258,29 +216,36 @@ def test_miniplm_learns_from_the_lm_loss_alone(
     assert not [str(warning.message) for warning in recwarn if "no effect" in str(warning.message)]
 
 
+MINI = "paper_mini"
 TEACHERS = {
-    "configs/demo/record.yaml": ("runs/demo/teacher/export", "runs/demo/store", 50),
-    "configs/paper/record.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 100),
-    "configs/paper/teacher/9b.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 100),
-    "configs/paper/teacher/32b.yaml": ("zai-org/GLM-4-32B-Base-0414", "runs/paper/store-32b", 100),
+    "configs/demo/record.yaml": ("runs/demo/teacher/export", "runs/demo/store", 0.95, 50),
+    "configs/paper/record.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 0.95, 100),
+    "configs/paper/teacher/9b.yaml": ("zai-org/glm-4-9b-hf", "runs/paper/store", 0.95, 100),
+    "configs/paper/teacher/32b.yaml": ("zai-org/GLM-4-32B-Base-0414", "runs/paper/store-32b", 0.95, 100),
+    f"configs/study/{MINI}/record.yaml": (f"runs/study/{MINI}/teacher/export", f"runs/study/{MINI}/store", 0.98, 100),
 }
 
 
 @pytest.mark.parametrize("file", of("record"))
 def test_record_makes_a_store(run: Run, file: str, blocks: Path, tmp_path: Path) -> None:
     config, _ = compose(command_of(file)[1:])
-    teacher, folder, k = TEACHERS[file]
+    teacher, folder, p, k = TEACHERS[file]
     assert config["model"]["teacher"]["init_args"]["model"] == teacher
     assert config["model"]["output_dir"] == folder
     run(file, data={"init_args": {"path": str(blocks)}})
     store = read_manifest(tmp_path / "store")
-    assert store.selection == {"p": 0.95, "k": k, "min_k": 1}
+    assert store.selection == {"p": p, "k": k, "min_k": 1}
     assert store.splits["train"].num_blocks == 8
 
 
 @pytest.mark.parametrize(
     ("file", "block_size", "tokenizer"),
-    [("configs/demo/tokenize.yaml", 128, None), ("configs/paper/tokenize.yaml", 4096, "zai-org/glm-4-9b-hf")],
+    [
+        ("configs/demo/tokenize.yaml", 128, None),
+        ("configs/paper/tokenize.yaml", 4096, "zai-org/glm-4-9b-hf"),
+        ("configs/study/paper_mini/tokenize.yaml", 128, None),
+        ("configs/study/paper_mini/tokenize_prose.yaml", 128, "runs/study/paper_mini/code/tokenizer"),
+    ],
 )
 def test_tokenize_makes_blocks(
     file: str, block_size: int, tokenizer: str | None, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,29 +8,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pd_lightning.data import HuggingFace, JSONLines, Parquet, StandardLibrary, TextFiles
+from pd_lightning.data import HuggingFace, JSONLines, Parquet, TextFiles
 
 TEXTS = ["one\n", "zwei äö\r\nlines", "", "三"]
 KEPT = [text for text in TEXTS if text]
-
-
-def test_standard_library_is_real_and_repeatable():
-    source = StandardLibrary()
-    first = list(itertools.islice(source, 20))
-    assert first == list(itertools.islice(source, 20))
-    assert all(first[:3])
-    files = source._files()
-    assert len(files) > 300
-    assert source.size_hint() > 5_000_000
-    assert not {"test", "tests", "site-packages", "__pycache__"} & {
-        part for file in files for part in file.parts[-3:-1]
-    }
-    assert Path(json.__file__) in files
-    assert platform_version() in repr(source)
-
-
-def platform_version() -> str:
-    return ".".join(map(str, sys.version_info[:3]))
 
 
 def test_text_files_folders_and_globs(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from snippets import OTHERS, PAGES, ROOT, commands, fenced, parse
 
-from pd_lightning.cli import COMMANDS, main
+from pd_lightning.cli import COMMANDS, main, split_command
+from pd_lightning.study.points import DesignSpace
+from pd_lightning.study.settings import Axis, Controls, StudySettings
 
 NAMES = [str(page.relative_to(ROOT / "docs")) for page in PAGES]
 DOCS = dict(zip(NAMES, PAGES, strict=True))
@@ -57,6 +59,9 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
         settings = yaml.safe_load(text)
         if "source" in settings:
             parse("tokenize", ["--output_dir=blocks", "--config", str(file)])
+        if "axes" in settings:
+            parse("study", ["--config", str(file)])
+            DesignSpace(StudySettings(name="x", **study_settings(settings)))
         if not settings.keys() <= {"model", "data", "trainer", "seed_everything"}:
             continue  # of another program
         records = settings.get("model", {}).keys() & {"output_dir", "selection", "sampling"}
@@ -66,22 +71,31 @@ def test_yaml_and_commands_parse(place: Path, name: str) -> None:
     for program, *arguments in commands(DOCS[name]):
         if program == "pd-lightning":
             # A run's folder has its settings.
-            parse(arguments[0], [re.sub(r"^runs/.*/config\.yaml$", "run/config.yaml", each) for each in arguments[1:]])
+            command, settings = split_command(arguments)
+            parse(command, [re.sub(r"^runs/.*/config\.yaml$", "run/config.yaml", each) for each in settings])
         else:
             assert program in OTHERS or program.startswith("-"), program
+
+
+def study_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {
+        "axes": {name: Axis(**axis) for name, axis in settings["axes"].items()},
+        "controls": Controls(**settings.get("controls", {})),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_and_files_exist(name: str) -> None:
     text = DOCS[name].read_text(encoding="utf-8")
-    assert set(re.findall(r"`pd-lightning ([\w-]+)", text)) <= COMMANDS.keys()
+    said = re.findall(r"`pd-lightning ([\w-]+ ?[\w-]*)", text)
+    assert {split_command(each.split())[0] for each in said} <= COMMANDS.keys()
     for file in re.findall(r"\b(?:configs|tests|benchmarks|examples)/[\w/.-]+\.(?:yaml|py|json|ipynb)", text):
         assert (ROOT / file).exists(), file
     for number, source in enumerate(fenced(DOCS[name], "python")):
         compile(source, f"{name}:{number}", "exec")
 
 
-@pytest.mark.parametrize("name", ["how-to/lightning-project.md", "how-to/export.md", "migration.md"])
+@pytest.mark.parametrize("name", ["how-to/lightning-project.md", "how-to/export.md", "migration.md", "scaling-laws.md"])
 def test_python_runs(demo: Path, name: str) -> None:
     space: dict[str, Any] = {}
     for source in fenced(DOCS[name], "python"):

@@ -1,0 +1,135 @@
+"""The figures of a run: its summary, with what its teacher cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pd_lightning.store.json_files import read_json
+from pd_lightning.study.controls import has_teacher
+from pd_lightning.study.points import Settings
+from pd_lightning.study.settings import Controls, StudySettings
+
+FACTS = ("params", "params_non_embedding", "tokens", "loss", "flops_per_token")
+TRAINING = 3.0  # a training step is a forward pass, and a backward one that costs two
+
+
+def figures_of(summary: dict[str, Any], settings: Settings, study: StudySettings) -> dict[str, Any]:
+    """The figures of a run, by the names of `results.Row`.
+
+    Args:
+        summary: Its `summary.json`.
+        settings: What it was given.
+        study: Which says who taught which store, and what of the teacher counts.
+    """
+    student, tokens = summary["student"], summary["tokens"]
+    taught = has_teacher(settings)
+    teacher = teacher_facts(settings, study.teachers) | _known(summary["teacher"]) if taught else {}
+    forward, trained = teacher.get("flops_per_token"), teacher.get("tokens")
+    figures: dict[str, Any] = {
+        "steps": summary["steps"],
+        "student_tokens": tokens,
+        "student_params": student["params"],
+        "student_params_non_embedding": student["params_non_embedding"],
+        "teacher_params": teacher.get("params"),
+        "teacher_params_non_embedding": teacher.get("params_non_embedding"),
+        "teacher_tokens": trained,
+        "teacher_loss": teacher.get("loss"),
+        "student_flops": student["flops_per_token"] * tokens,
+        "teacher_flops": _times(forward, tokens) if taught else 0.0,
+        "teacher_training_flops": _times(forward, trained, TRAINING) if taught else 0.0,
+        "train_seconds": summary["train_seconds"],
+        "figures": {name: value for name, value in summary["metrics"].items() if value is not None},
+    }
+    figures["total_flops"] = _total(figures, study.controls)
+    return figures
+
+
+def ratio_of(figures: dict[str, Any], controls: Controls) -> float | None:
+    """FLOPs of a run in all over those of its student; None where its teacher's are not known.
+
+    Args:
+        figures: Of the run.
+        controls: Say what of the teacher counts.
+    """
+    total = _total(figures, controls)
+    return None if total is None else total / figures["student_flops"]
+
+
+def teacher_facts(settings: Settings, teachers: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the teacher of a run.
+
+    Args:
+        settings: Of the run.
+        teachers: By the folder of its targets or its model: its figures, or the run folder in which it was trained.
+
+    Raises:
+        ValueError: A teacher is neither.
+    """
+    data = settings["data"].get("init_args") or {}
+    teacher = settings["model"]["teacher"]
+    model = (teacher.get("init_args") or {}).get("model") if isinstance(teacher, dict) else None
+    found = next((teachers[str(key)] for key in (model, data.get("path")) if str(key) in teachers), None)
+    if isinstance(found, str):
+        return _of_run(Path(found))
+    return _known(found)
+
+
+def check_teachers(teachers: dict[str, Any]) -> None:
+    """Refuse what can't be read later.
+
+    Args:
+        teachers: As for `teacher_facts`.
+
+    Raises:
+        ValueError: An entry is neither a folder nor known figures.
+    """
+    for name, facts in teachers.items():
+        wrong = set(facts) - set(FACTS) if isinstance(facts, dict) else set()
+        if not isinstance(facts, dict | str) or wrong:
+            raise ValueError(
+                f"teachers.{name} must be the run folder of a fit, or figures named {', '.join(FACTS)}, got "
+                f"{', '.join(wrong) or facts!r}. Mend teachers.{name}."
+            )
+
+
+def _of_run(run: Path) -> dict[str, Any]:
+    if not (run / "summary.json").exists():
+        raise ValueError(
+            f"teachers must name run folders with a summary.json, got {run}, which has none. Train it under prepare, "
+            "or add pd_lightning.callbacks.RunSummary to its trainer.callbacks."
+        )
+    summary = read_json(run / "summary.json")
+    student = summary["student"]
+    return {
+        "params": student["params"],
+        "params_non_embedding": student["params_non_embedding"],
+        "flops_per_token": student["flops_per_token"] / TRAINING,
+        "tokens": summary["tokens"],
+        "loss": summary["metrics"].get("val/lm_loss"),
+    }
+
+
+def _known(facts: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (facts or {}).items() if value is not None}
+
+
+def _times(*factors: float | None) -> float | None:
+    product = 1.0
+    for factor in factors:
+        if factor is None:
+            return None
+        product *= factor
+    return product
+
+
+def _total(figures: dict[str, Any], controls: Controls) -> float | None:
+    total = float(figures["student_flops"])
+    for name, share in (
+        ("teacher_flops", controls.teacher_forward),
+        ("teacher_training_flops", controls.teacher_training),
+    ):
+        if share and figures[name] is None:
+            return None
+        total += share * (figures[name] or 0.0)
+    return total

@@ -1,0 +1,160 @@
+"""One trial: an ordinary `pd-lightning fit` in its run folder, in a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pd_lightning.store.durable import write_durably
+from pd_lightning.store.json_files import read_json
+from pd_lightning.study.roster import Run, with_folder
+
+SUMMARY = "summary.json"
+TRIAL = "trial.yaml"
+LOG = "fit.log"
+_LAST_LINES = 12
+_ERROR = "pd-lightning: error: "
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class TrialError(Exception):
+    """A trial ended without a result; the message says why."""
+
+
+class Lock:
+    """A lock on a file, held by this process and the children it is passed to, until the last of them ends.
+
+    Args:
+        path: The file; it is made, and stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def take(self, *, wait: bool) -> bool:
+        """Lock the file.
+
+        Args:
+            wait: Until it is free; otherwise give up at once.
+
+        Returns:
+            Whether it is locked now.
+        """
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Lock:
+        self.take(wait=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> dict[str, Any]:
+    """Train what a run asks for, or go on where it stopped.
+
+    Args:
+        study_folder: The study's folder.
+        run: The run.
+        lock: The lock of its folder, held. The training holds it too: it may outlive a worker that is killed.
+        threads: CPU threads of the training; None leaves them to torch.
+
+    Returns:
+        Its `summary.json`.
+
+    Raises:
+        TrialError: The training ended with an error, or with a loss that is not finite.
+    """
+    folder = study_folder / run.folder
+    settings = with_folder(run.settings, str(folder))
+    write_durably(folder / TRIAL, yaml.safe_dump(settings, sort_keys=False).encode())
+    if not (folder / SUMMARY).exists():
+        code = command(["fit", "--config", str(folder / TRIAL), "--ckpt_path", "auto"], folder / LOG, threads, lock)
+        if code != 0 or not (folder / SUMMARY).exists():
+            raise TrialError(last_words(folder / LOG) or f"exit code {code}")
+    summary: dict[str, Any] = read_json(folder / SUMMARY)
+    if summary["validated_step"] != summary["steps"]:
+        raise TrialError(
+            f"The run must end with a validation, got {summary['steps']} steps and a last validation at "
+            f"{summary['validated_step']}. Make trainer.max_steps a multiple of trainer.val_check_interval."
+        )
+    return summary
+
+
+def metric(summary: dict[str, Any], name: str) -> float:
+    """The figure that a study compares.
+
+    Args:
+        summary: Of a run.
+        name: The figure.
+
+    Raises:
+        TrialError: There is none, or it is not finite.
+    """
+    value = summary["metrics"].get(name, "missing")
+    if value == "missing":
+        raise TrialError(f"{name} must be a validation figure, got {', '.join(summary['metrics'])}. Set metric.")
+    if value is None or not math.isfinite(value):
+        raise TrialError(f"{name} is not finite at the end: the training diverged.")
+    return float(value)
+
+
+def command(arguments: list[str], log: Path, threads: int | None, lock: Lock | None = None) -> int:
+    """Run a command of pd-lightning in a process of its own.
+
+    Args:
+        arguments: The command and its arguments.
+        log: Its output is added to this file.
+        threads: CPU threads; None leaves them to torch.
+        lock: A lock that it holds as well.
+
+    Returns:
+        Its exit code.
+    """
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pd_lightning", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=() if lock is None else (lock.descriptor,),
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl+C reached it too: a training ends between two steps, with a checkpoint
+            raise
+
+
+def last_words(log: Path) -> str:
+    """The end of a log: the error, where there was one.
+
+    Args:
+        log: The file.
+    """
+    lines = _ANSI.sub("", log.read_text(encoding="utf-8", errors="replace")).replace("\r", "\n").splitlines()
+    written = [line.rstrip() for line in lines if line.strip()]
+    starts = [i for i, line in enumerate(written) if line.startswith(_ERROR)]
+    return "\n".join(written[starts[-1] :] if starts else written[-_LAST_LINES:]).removeprefix(_ERROR)

@@ -1,0 +1,207 @@
+"""Workers and their queue, over trainings that are made up."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("optuna")
+
+from pd_lightning.study.outline import read_study
+from pd_lightning.study.queue import TrialQueue
+from pd_lightning.study.results import Row, read_results
+from pd_lightning.study.settings import Axis, Controls, StudySettings
+from pd_lightning.study.trial import Lock, TrialError, metric
+from pd_lightning.study.worker import work
+from tests.study.conftest import AXES, summary
+
+Ask = Callable[..., StudySettings]
+
+
+def rows() -> dict[tuple[str, int], Row]:
+    return {(row.point, row.seed): row for row in read_results(Path("out/results.csv"))}
+
+
+def finish(queue: TrialQueue, claim: object) -> None:
+    queue.finish(claim, summary(claim.run.settings), 1.0)  # type: ignore[attr-defined, arg-type]
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_study_runs_every_run_once(ask: Ask, trainings: list[str], storage: str | None) -> None:
+    """FLOPs: the student takes 120 a token and the teacher 60 more, so that its control takes 15 steps, not 10."""
+    work(ask(seeds=[1, 2]), storage)
+    assert len(trainings) == len(set(trainings)) == len(rows()) == 16
+    assert {row.state for row in rows().values()} == {"complete"}
+    base, longer = rows()["base", 2], rows()["equal flops, 15 steps", 2]
+    assert base.value == pytest.approx(4 - 0.5 - 0.2 + 0.2)
+    assert longer.value == pytest.approx(4 - 0.3 + 0.2)
+    assert base.total_flops == 10 * 128 * 180 == longer.total_flops
+    assert (base.teacher_loss, base.teacher_training_flops) == (3.0, 3 * 60 * 1000)
+    assert (longer.teacher_loss, longer.teacher_flops) == (None, 0.0)
+    assert yaml.safe_load(Path("out", base.run, "trial.yaml").read_text())["seed_everything"] == 2
+    study = read_study(Path("out"))
+    assert [(p.name, p.lm, p.equal_flops) for p in study.points] == [
+        ("base", "lm", "equal flops, 15 steps"),
+        ("k=1", "lm", "equal flops, 15 steps"),
+        ("k=10", "lm", "equal flops, 15 steps"),
+        ("lr=0.02", "lm: lr=0.02", "equal flops, 15 steps: lr=0.02"),
+    ]
+    again = list(trainings)
+    work(ask(seeds=[1, 2]), storage)
+    assert trainings == again, "all is done"
+
+
+def test_the_teacher_s_training_counts_where_it_shall(ask: Ask, trainings: list[str]) -> None:
+    work(
+        ask(
+            axes={"k": Axis(path="model.transforms.truncate.k", values=[50])},
+            controls=Controls(teacher_training=1.0, teacher_forward=0.0),
+        ),
+        None,
+    )
+    flops = 10 * 128 * 120 + 3 * 60 * 1000
+    assert rows()["base", 1].total_flops == flops
+    assert [name for name, _ in rows() if name.startswith("equal")] == ["equal flops, 25 steps"]  # 21.7, up to 5s
+
+
+def test_a_longer_study_keeps_what_is_done(ask: Ask, trainings: list[str]) -> None:
+    work(ask(), "journal")
+    before = set(trainings)
+    work(ask(seeds=[1, 2], axes={"k": Axis(path="model.transforms.truncate.k", values=[1, 10, 20, 50])}), "journal")
+    assert [run for run in trainings if trainings.count(run) > 1] == []
+    assert {key[0] for key in rows()} == {"base", "k=1", "k=10", "k=20", "lm", "equal flops, 15 steps"}
+    assert any("k-20" in run for run in set(trainings) - before)
+
+
+def test_a_failed_trial_keeps_its_error_and_the_others_go_on(ask: Ask, trainings: list[str]) -> None:
+    study = ask(axes={"lr": Axis(path="model.lr.peak", values=[0.01, 666])})
+    work(study, "journal")
+    failed = rows()["lr=666", 1]
+    assert (failed.state, failed.value) == ("failed", None)
+    assert failed.error == "lr must be\nless than 666."
+    assert rows()["base", 1].state == "complete"
+    number = len(trainings)
+    work(study, "journal")
+    assert len(trainings) == number, "it is not tried again by itself"
+    queue = TrialQueue(study, "journal")
+    assert queue.retry_failed() == 2  # the point and its control
+    work(study, "journal")
+    assert len(trainings) == number + 2
+
+
+def test_a_study_whose_first_trials_all_fail_stops(ask: Ask, trainings: list[str]) -> None:
+    study = ask(fit=[*ask().fit, {"model": {"lr": {"init_args": {"peak": 666}}}}], axes={"k": AXES["k"]})
+    with pytest.raises(ValueError, match=r"errors in all of the first 3\. That of base: lr must be\nless than 666"):
+        work(study, "journal")
+    assert len(trainings) == 3
+
+
+def test_two_workers_take_no_trial_twice(ask: Ask) -> None:
+    one, other = TrialQueue(ask(), "journal"), TrialQueue(ask(), "journal")
+    keys = []
+    while (claim := one.claim()) and (second := other.claim()):
+        keys += [claim.run.key, second.run.key]
+        finish(one, claim)
+        finish(other, second)
+    assert len(keys) == len(set(keys)) == 8
+    assert one.is_done()
+    assert other.is_done()
+
+
+def test_a_trial_whose_worker_is_gone_is_taken_up_again(ask: Ask) -> None:
+    """It has the same number: nothing fails, nothing is counted twice."""
+    gone = TrialQueue(ask(), "journal").claim()
+    assert gone is not None
+    queue = TrialQueue(ask(), "journal")
+    second = queue.claim()
+    assert second is not None
+    assert second.run.key != gone.run.key, "its lock is held: it runs"
+    gone.lock.release()
+    third = queue.claim()
+    assert third is not None
+    assert (third.run.key, third.trial.number) == (gone.run.key, gone.trial.number)
+    assert not queue.is_done()
+
+
+def test_what_is_no_longer_asked_for_is_not_run(ask: Ask, trainings: list[str]) -> None:
+    TrialQueue(ask(), "journal").write()
+    claim = TrialQueue(ask(), "journal").claim()
+    assert claim is not None
+    claim.lock.release()
+    work(ask(axes={"k": Axis(path="model.transforms.truncate.k", values=[3, 50])}), "journal")
+    assert {name for name, _ in rows()} == {"base", "k=3", "lm", "equal flops, 15 steps"}
+    assert len(trainings) == 4
+
+
+SEARCH = {
+    "design": "search",
+    "n_trials": 4,
+    "axes": {
+        "k": Axis(path="model.transforms.truncate.k", low=1, high=60),
+        "lr": Axis(path="model.lr.peak", low=1e-3, high=1e-1, log=True),
+        "cut": Axis(
+            options={"bucket": {}, "none": {"model": {"transforms": {"truncate": {"init_args": {"tail": "none"}}}}}}
+        ),
+    },
+}
+
+
+def test_a_search_draws_points_each_with_every_seed_and_controls(ask: Ask, trainings: list[str]) -> None:
+    work(ask(**SEARCH, seeds=[1, 2]), "journal")
+    points = [row for row in rows().values() if row.role == "point"]
+    assert len(points) == 8
+    assert len({row.point for row in points}) == 4
+    assert all(1 <= int(row.axes["k"]) <= 60 for row in points)
+    study = read_study(Path("out"))
+    assert all(point.lm is not None and point.equal_flops is not None for point in study.points)
+    assert [axis.name for axis in study.axes] == ["k", "lr", "cut"]
+    assert [option.value for option in study.axes[0].options] == sorted(
+        float(point.axes["k"]) for point in study.points
+    )
+
+
+def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SEARCH, "n_trials", 14)  # TPE draws ten at random before it learns
+    work(ask(**SEARCH, controls=Controls(lm=False, equal_flops=False)), "journal")
+    whole = rows()
+    study = ask(**SEARCH, controls=Controls(lm=False, equal_flops=False), output_dir="cut")
+    for _ in range(14):
+        queue = TrialQueue(study, "journal")
+        lost = queue.claim()
+        assert lost is not None
+        lost.lock.release()  # killed: what it had claimed is left
+        taken = TrialQueue(study, "journal").claim()
+        assert taken is not None
+        queue.finish(taken, (told := summary(taken.run.settings)), told["metrics"]["val/lm_loss"])
+    assert {row.point: row.value for row in queue.write()} == {name: row.value for (name, _), row in whole.items()}
+
+
+def test_options_of_a_search_stay(ask: Ask, trainings: list[str]) -> None:
+    work(ask(**SEARCH), "journal")
+    axes = {**SEARCH["axes"], "cut": Axis(options={"bucket": {}})}
+    with pytest.raises(ValueError, match=r"axes\.cut must keep its options during a search"):
+        work(ask(**{**SEARCH, "axes": axes, "n_trials": 6}), "journal")
+
+
+def test_a_loss_that_is_not_finite_is_a_failure() -> None:
+    with pytest.raises(TrialError, match="val/lm_loss is not finite at the end: the training diverged"):
+        metric({"metrics": {"val/lm_loss": None}}, "val/lm_loss")
+    with pytest.raises(TrialError, match="val/x must be a validation figure, got val/lm_loss"):
+        metric({"metrics": {"val/lm_loss": 1.0}}, "val/x")
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    one, other = Lock(tmp_path / "x" / ".lock"), Lock(tmp_path / "x" / ".lock")
+    assert one.take(wait=False)
+    assert not other.take(wait=False)
+    one.release()
+    assert other.take(wait=False)
+    other.release()
+
+
+def test_a_database_that_cannot_be_opened_is_named(ask: Ask) -> None:
+    with pytest.raises(ValueError, match="storage must be journal or the URL of a database that can be opened"):
+        TrialQueue(ask(), "nonsense://x")
