@@ -26,12 +26,25 @@ class Command:
         target: ``module:name`` of the function to run, or of the LightningModule where a Trainer runs it.
         trainer: Whether the command is a method of the Trainer.
         positional: Whether the function's required arguments are given by position.
+        with_config: The LightningModule where a ``--config`` makes it a command of the Trainer.
     """
 
     summary: str
     target: str
     trainer: bool = False
     positional: bool = False
+    with_config: str | None = None
+
+    def given(self, argv: Sequence[str]) -> Command:
+        """The command that these arguments ask for.
+
+        Args:
+            argv: The arguments after its name.
+        """
+        names = {token.partition("=")[0] for token in argv}
+        if self.with_config is None or names.isdisjoint({"--config", "-c"}):
+            return self
+        return Command(self.summary, self.with_config, trainer=True)
 
 
 MODULE = "pd_lightning.module:DistillationModule"
@@ -42,6 +55,9 @@ COMMANDS: dict[str, Command] = {
     "test": Command("the same as validate, logged as test/", MODULE, trainer=True),
     "predict": Command("log-probabilities of labels, for a prediction writer of yours", MODULE, trainer=True),
     "plot-schedules": Command("draw KD weight, temperatures and learning rate over a run", MODULE, trainer=True),
+    "plan": Command(
+        "say what a run will cost, and whether distilling pays", "pd_lightning.plan.command:plan", with_config=MODULE
+    ),
     "record": Command("run the teacher once and store its logits", "pd_lightning.record:Recorder", trainer=True),
     "import-logits": Command(
         "make a logit store of an inference engine's log-probabilities", "pd_lightning.data.import_logits:import_logits"
@@ -110,7 +126,8 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
         raise CommandLineError(_unfinished_command(name, arguments, family))
     if name not in commands:
         raise CommandLineError(_unknown_command(name, commands))
-    result = _runner(commands[name])(name, commands[name], arguments)
+    command = commands[name].given(arguments)
+    result = _runner(command)(name, command, arguments)
     return result if type(result) is int else 0
 
 

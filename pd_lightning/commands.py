@@ -37,7 +37,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> Any:
 
     quieten()
     function = load_target(command.target)
-    arguments = as_arguments(*compose(_with_flags(function, argv)))
+    arguments = as_arguments(*compose(with_flags(function, argv)))
     with explained(_parameters(function)):
         return auto_cli(
             function,
@@ -56,17 +56,29 @@ def _environment_prefix(name: str) -> str:
     return f"PD_LIGHTNING_{re.sub('[ -]', '_', name).upper()}_"
 
 
-def _with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
-    """Let ``--verify`` stand for ``--verify=true``, which jsonargparse wants spelt out."""
-    flags = {
-        f"--{name}"
-        for name, parameter in inspect.signature(function).parameters.items()
-        if isinstance(parameter.default, bool)
-    }
-    return [
-        f"{token}=true" if token in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else token
-        for i, token in enumerate(argv)
-    ]
+def with_flags(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Spell out what jsonargparse wants spelt out.
+
+    Args:
+        function: What the arguments are for.
+        argv: The arguments.
+
+    Returns:
+        The arguments, with ``--verify=true`` for ``--verify``, and ``--teacher.model x`` or ``--teacher.config {…}``
+        for ``--teacher x``, beside which ``--teacher.tokens`` can then say more.
+    """
+    parameters = inspect.signature(function).parameters.items()
+    flags = {f"--{name}" for name, parameter in parameters if isinstance(parameter.default, bool)}
+    models = {f"--{name}" for name, parameter in parameters if "Described" in str(parameter.annotation)}
+
+    def spelt_out(token: str, following: Sequence[str]) -> str:
+        name, equals, value = token.partition("=")
+        if name in models:
+            first = value or "".join(following)
+            return f"{name}.{'config' if first.startswith('{') else 'model'}{equals}{value}"
+        return f"{token}=true" if token in flags and list(following) not in (["true"], ["false"]) else token
+
+    return [spelt_out(token, argv[i + 1 : i + 2]) for i, token in enumerate(argv)]
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

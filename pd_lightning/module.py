@@ -3,7 +3,7 @@
 import os
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -130,7 +130,7 @@ class DistillationModule(pl.LightningModule):
             if self.student is None:
                 self.student = make_student(self.recipe, self.seed, self._trainer)
             if self._trainer is not None:
-                self._meet_teachers()
+                self.meet_teachers()
             if sharding is not None:
                 sharding.shard(self.student, str(self.trainer.precision))
 
@@ -261,13 +261,13 @@ class DistillationModule(pl.LightningModule):
     def _teachers(self) -> list[Teacher]:
         return [self.teacher] if self.val_teacher is None else [self.teacher, self.val_teacher]
 
-    def _meet_teachers(self) -> None:
-        """Set the teachers up, and check student and objective against data and targets."""
+    def meet_teachers(self, how: Literal["setup", "rehearse"] = "setup") -> None:
+        """Set the teachers up or rehearse it, and check student and objective against data and targets."""
         surroundings = look_around(self.trainer, self._student)
         if self.recipe is not None:
             self.recipe.check(surroundings.tokenizer_dir)
         for teacher in self._teachers:
-            teacher.setup(surroundings)
+            getattr(teacher, how)(surroundings)
         shared = [teacher.shared_vocab_size for teacher in self._teachers if teacher.shared_vocab_size is not None]
         if shared:
             self.objective.share_vocabulary(min(shared))

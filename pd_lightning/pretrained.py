@@ -48,6 +48,41 @@ def load_pretrained(name: str, gguf_file: str | None, dtype: torch.dtype | str, 
         ) from error
 
 
+def outline_pretrained(name: str, gguf_file: str | None, key: str, **options: Any) -> nn.Module:
+    """Make a pretrained Hugging Face causal model without its weights, on the meta device.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+        gguf_file: Name of a GGUF file in it, or None.
+        key: YAML key that names the model, for the message.
+        **options: Passed on to transformers.
+
+    Raises:
+        FileNotFoundError: If there is no such model, or it has no weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(name)
+    weights = [path / gguf_file] if gguf_file is not None else list(path.glob("*.safetensors"))
+    if path.is_dir() and not any(file.is_file() for file in weights):
+        raise FileNotFoundError(
+            f"{key} must be a folder with weights, got {name} without {gguf_file or 'safetensors'}."
+        )
+    file = {} if gguf_file is None else {"gguf_file": gguf_file}
+    try:
+        config = AutoConfig.from_pretrained(name, **file, **options)
+        with torch.device("meta"):
+            trust = options.get("trust_remote_code", False)
+            model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        found = "there is no such folder" if not path.is_dir() else str(error).strip().splitlines()[0].rstrip(".")
+        raise FileNotFoundError(
+            f"{key} must be a folder with a causal language model or a name on the Hugging Face hub, got {name!r} "
+            f"({found}). Set {key}."
+        ) from error
+    return model
+
+
 def _dense() -> dict[str, Any]:
     """Have every weight unpacked: newer versions would run packed ones on kernels that they get from the hub."""
     import transformers

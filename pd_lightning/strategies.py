@@ -66,17 +66,28 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """Put all devices into data parallelism."""
         world_size = self.num_nodes * self.num_processes
-        if self.replicas < 1 or world_size % self.replicas:
-            raise ValueError(
-                f"replicas must divide the number of devices, got {self.replicas} for {world_size}. Set "
-                "trainer.strategy.init_args.replicas to the number of nodes, or leave it out."
-            )
+        self.check_replicas(world_size)
         self._data_parallel_size = world_size
         super().setup_environment()
         self._student_mesh = self.device_mesh["data_parallel"]
         if self.replicas > 1:
             shape = (self.replicas, world_size // self.replicas)
             self._student_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
+
+    def check_replicas(self, world_size: int) -> None:
+        """Refuse groups of devices of unequal size.
+
+        Args:
+            world_size: Number of devices.
+
+        Raises:
+            ValueError: If it is no multiple of `replicas`.
+        """
+        if self.replicas < 1 or world_size % self.replicas:
+            raise ValueError(
+                f"replicas must divide the number of devices, got {self.replicas} for {world_size}. Set "
+                "trainer.strategy.init_args.replicas to the number of nodes, or leave it out."
+            )
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from pd_lightning.commands import load_target
+from pd_lightning.commands import load_target, with_flags
 from pd_lightning.compose import as_arguments, compose
 from pd_lightning.launched import end_with_launcher
 from pd_lightning.optimization import length_of_run
 from pd_lightning.parse_errors import explained
+from pd_lightning.plan.settings import Assumptions, Described, Stored
 from pd_lightning.quiet import quieten
 from pd_lightning.run_settings import SaveRunConfig
 from pd_lightning.runs import (
@@ -37,14 +39,16 @@ if TYPE_CHECKING:
 
 # Arguments of the Trainer's methods that are no settings: pickle stays off (weights_only).
 SKIPPED = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
-PLOT = "plot_schedules"
+PLOT, PLAN = "plot_schedules", "plan"
 # A run counted in steps is as long on any machine: its schedules can be drawn where there is no GPU.
 ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "plugins": None}
 SEED = 1  # a seed drawn anew at every start would give a resumed run another order of the data
 
 
 class PDTrainer(Trainer):
-    """Lightning's Trainer with ``record`` and ``plot_schedules``."""
+    """Lightning's Trainer with ``record``, ``plot_schedules`` and ``plan``."""
+
+    asked: Any = None  # the settings of a planned run, whose machines are not here
 
     def record(self, model: Recorder, datamodule: LightningDataModule | None = None) -> None:
         """Run the teacher over blocks of tokens once, and store its logits.
@@ -91,6 +95,52 @@ class PDTrainer(Trainer):
             schedule_plot.draw(curves, path)
             rich.print(schedule_plot.table(curves), f"written to {path}")
 
+    def plan(
+        self,
+        model: DistillationModule,
+        datamodule: LightningDataModule | None = None,
+        teacher: Described | str | None = None,
+        gpus: int | None = None,
+        gpu: str = "H100",
+        price: float | None = None,
+        students: int = 1,
+        selection: Stored = Stored(),  # noqa: B008 - jsonargparse gives it its settings
+        store: str | None = None,
+        assume: Assumptions = Assumptions(),  # noqa: B008
+        json: bool = False,
+        output_path: str | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Check all that fit would check, without GPUs, weights or training, and say what the run will cost.
+
+        Args:
+            model: The module; its weights are not made.
+            datamodule: The data.
+            teacher: The teacher, where a store does not tell its size; of one that is known, --teacher.tokens and
+                --teacher.loss.
+            gpus: GPUs of the run, where trainer.devices leaves them open.
+            gpu: Which ones: H100, A100, RTX-4090, …
+            price: Price of a GPU-hour, in any currency.
+            students: Students that learn from the same targets.
+            selection: What is kept of each position in a store.
+            store: A store or a pilot of one, recorded of a few blocks: its measured size counts.
+            assume: What neither the settings nor anybody knows before the run.
+            json: Print JSON and nothing else.
+            output_path: A file to write the same JSON to.
+            ckpt_path: One of fit's settings, which is checked; nothing is loaded. Without it the run folder may be one
+                that is in use.
+        """
+        from pd_lightning.plan.command import show
+        from pd_lightning.plan.planning import make_plan
+        from pd_lightning.plan.rehearsal import Rehearsal
+
+        steps = partial(self._planned_steps, model, datamodule)
+        rehearsal = Rehearsal(self, self.asked, model, datamodule, steps)
+        rehearsal.check(gpus)
+        request = rehearsal.request(teacher, store, assume)
+        request.gpu, request.price, request.students, request.selection = gpu, price, students, selection
+        show({**make_plan(request), **rehearsal.report()}, json, output_path)
+
     def _planned_steps(self, model: LightningModule, datamodule: LightningDataModule | None) -> int:
         """The optimizer steps that fit would take."""
         self.strategy._lightning_module = model
@@ -107,7 +157,7 @@ class TrainerCLI(LightningCLI):
     """LightningCLI for one command.
 
     Args:
-        command: fit, validate, test, predict, record or plot_schedules.
+        command: fit, validate, test, predict, record, plot_schedules or plan.
         model_class: The LightningModule; its settings stand under ``model``.
         args: The arguments after the command, configuration composed.
     """
@@ -154,28 +204,30 @@ class TrainerCLI(LightningCLI):
         """The Trainer, with the run folder's logs and checkpoints where the YAML of a training names none."""
         given = self.config_init[self.command]["trainer"]
         root = given["default_root_dir"] or "."
-        check_settings(given, self.command, needs_length=self.command in ("fit", PLOT))
+        check_settings(given, self.command, needs_length=self.command in ("fit", PLOT, PLAN))
         writes = self.command == "fit" and not given["barebones"]
         loggers = run_loggers(root, given["logger"], writes=writes)
         callbacks = given["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         checkpoints = writes and given["enable_checkpointing"] is not False
         callbacks = run_callbacks(root, callbacks, checkpoints=checkpoints)
-        if self.command == PLOT and given["max_epochs"] is None:
+        if self.command == PLAN or (self.command == PLOT and given["max_epochs"] is None):
             kwargs |= ANYWHERE
         trainer = super().instantiate_trainer(**{"logger": loggers or False, "callbacks": callbacks, **kwargs})
+        if isinstance(trainer, PDTrainer):
+            trainer.asked = given
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = RunCheckpoints()
         return trainer
 
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint to start from, before anything has begun."""
-        if self.command in ("record", PLOT):
-            return
         settings = self.config_init[self.command]
+        if self.command in ("record", PLOT) or (self.command == PLAN and settings["ckpt_path"] is None):
+            return
         if not settings["trainer"]["fast_dev_run"]:
-            root = str(self.trainer.default_root_dir)
-            settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], self.command, root, self._folders(root))
+            command, root = "fit" if self.command == PLAN else self.command, str(self.trainer.default_root_dir)
+            settings["ckpt_path"] = resolve_checkpoint(settings["ckpt_path"], command, root, self._folders(root))
 
     def _folders(self, root: str) -> list[str]:
         """The folders of the run's checkpoints, each once."""
@@ -215,6 +267,6 @@ def run(name: str, command: Command, argv: Sequence[str]) -> TrainerCLI:
     """
     quieten()
     end_with_launcher()
-    config, rest = compose(argv)
+    config, rest = compose(with_flags(getattr(PDTrainer, name.replace("-", "_")), argv))
     check_sections(config)
     return TrainerCLI(name.replace("-", "_"), load_target(command.target), as_arguments(config, rest))

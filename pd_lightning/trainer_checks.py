@@ -49,7 +49,7 @@ def check_settings(given: Any, command: str, *, needs_length: bool) -> None:
         value = given[name]
         if type(value) in (int, float) and value < least and not (name == "devices" and value == -1):  # all of them
             raise ValueError(f"trainer.{name} must be at least {least}, got {value}. Raise trainer.{name}.")
-    if command != "plot_schedules":  # which can be drawn where there is none
+    if command not in ("plot_schedules", "plan"):  # which can be made where there is none
         _check_accelerator(given["accelerator"])
     if given["val_check_interval"] == 0:
         raise ValueError(

@@ -159,6 +159,7 @@ ARROWS = {
         "module",
         "record",
         "scaling",
+        "schedules",
         "store",
         "students",
         "teachers",

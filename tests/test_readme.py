@@ -32,7 +32,7 @@ def test_every_command_works_in_its_order(small_checkout: Path, capsys: pytest.C
         arguments = [argument.replace("max_steps=310", "max_steps=4") for argument in arguments]
         assert main(arguments) == 0, f"{arguments}: {capsys.readouterr().err}"
         run += 1
-    assert run == 13
+    assert run == 14
     for source in fenced("python"):
         exec(compile(source, "README.md", "exec"), {})
     printed = yaml.safe_load(fenced("yaml")[0])

@@ -92,6 +92,16 @@ ROOMS = {
         "`model.selection` or `model.sampling` of `pd-lightning record`, and of the callback `LogitsRecorder`.",
         ["pd_lightning.selection:Selection", "pd_lightning.sampling:Sampling"],
     ),
+    "planning": Room(
+        "What is planned",
+        "`--student` and `--teacher` (`Described`), `--selection` (`Stored`) and `--assume` (`Assumptions`) of "
+        "`pd-lightning plan`.",
+        [
+            "pd_lightning.plan.settings:Described",
+            "pd_lightning.plan.settings:Stored",
+            "pd_lightning.plan.settings:Assumptions",
+        ],
+    ),
     "strategies": Room(
         "Strategies, optimizers, loggers",
         "`trainer.strategy`, `model.optimizer` and `trainer.logger`; those of Lightning and PyTorch work as they are.",
@@ -136,6 +146,10 @@ def commands_page() -> str:
     for name, command in COMMANDS.items():
         parts.append(f"## {name}")
         parts += list(_trainer_command(name, command) if command.trainer else described(load_target(command.target)))
+        if command.with_config is not None:
+            parts.append(
+                f"With `--config`, the settings of [fit](#fit) stand beside those of {name}, but for what they say."
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -209,10 +223,11 @@ def described(thing: Any, prefix: str = "") -> Iterator[str]:
 
 def parameters(thing: Any) -> list[inspect.Parameter]:
     """Give the settings of a class or function, without those that Python passes itself."""
+    passed = set() if is_dataclass(thing) else {"params"}  # an optimizer is given its parameters
     return [
         parameter
         for parameter in inspect.signature(thing).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name != "params"
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in passed
     ]
 
 
@@ -253,6 +268,8 @@ def default(parameter: inspect.Parameter) -> str | None:
     value = parameter.default
     if value is parameter.empty:
         return "required"
+    if is_dataclass(value):
+        return None
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value) if value != "" else "''"

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pd_lightning.language_model import LanguageModel
 
 
@@ -17,6 +19,15 @@ class Student(ABC):
         Args:
             defaults: Fields of a configuration that the data knows: `vocab_size`, `eos_token_id`, …
         """
+
+    def outline(self, defaults: dict[str, Any]) -> LanguageModel:
+        """Make the model without its weights, on the meta device, for `pd-lightning plan`.
+
+        Args:
+            defaults: As of `build`.
+        """
+        with torch.device("meta"):
+            return self.build(defaults)
 
     def check(self, tokenizer_dir: Path | None) -> None:
         """Refuse data of another tokenizer than the student knows; one that starts from nothing knows none.

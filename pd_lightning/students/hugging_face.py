@@ -7,7 +7,7 @@ from torch import nn
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm
 from pd_lightning.layers import hf_layers
-from pd_lightning.pretrained import load_pretrained
+from pd_lightning.pretrained import load_pretrained, outline_pretrained
 from pd_lightning.students.base import Student
 from pd_lightning.tokenizers import check_same_tokenizer
 
@@ -86,7 +86,26 @@ class HFStudent(Student):
             ValueError: If the configuration does not fit its architecture, or that has no activation checkpointing.
             FileNotFoundError: If there is no such pretrained model.
         """
-        model = self._initial(defaults)
+        return self._finished(self._initial(defaults))
+
+    def outline(self, defaults: dict[str, Any]) -> LanguageModel:
+        """Make the model without its weights; of a pretrained one its configuration is read.
+
+        Args:
+            defaults: As of `build`.
+
+        Raises:
+            ValueError: As of `build`.
+            FileNotFoundError: If there is no such pretrained model.
+        """
+        if self.model is None:
+            return super().outline(defaults)
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return self._finished(
+            outline_pretrained(self.model, self.gguf_file, "model.student.init_args.model", **options)
+        )
+
+    def _finished(self, model: nn.Module) -> LanguageModel:
         if self.activation_checkpointing:
             _checkpoint_activations(model)
         student = LanguageModel(model)

@@ -7,6 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
+from pd_lightning.language_model import LanguageModel
 from pd_lightning.students.depth import Keep, choose_layers, without_layers
 from pd_lightning.students.hugging_face import HFStudent
 from pd_lightning.students.width import Importance, Widths, narrowed, widths_of
@@ -97,6 +98,10 @@ class PrunedStudent(HFStudent):
         del source
         gc.collect()  # a teacher's worth of memory, which hooks may hold in a circle
         return pruned.train()
+
+    def outline(self, defaults: dict[str, Any]) -> LanguageModel:
+        """Make the model, weights and all: which of them stay is chosen by their size."""
+        return self.build(defaults)
 
     def cut(self, source: Any) -> nn.Module:
         """Make the smaller model out of the larger one, in float32.

@@ -97,6 +97,14 @@ class Teacher(ABC):
             ValueError: If they do not fit.
         """
 
+    def rehearse(self, surroundings: Surroundings) -> None:
+        """Check what `setup` checks, without weights where there would be any, for `pd-lightning plan`.
+
+        Raises:
+            ValueError: If teacher, student and data do not fit.
+        """
+        self.setup(surroundings)
+
     @abstractmethod
     def __call__(self, batch: Batch) -> Targets | None:
         """Give the targets of a batch's positions.

@@ -74,6 +74,18 @@ class CheckpointTeacher(FrozenTeacher):
         if self._tokenizer is not None and surroundings.tokenizer_dir is not None:
             check_same_tokenizer(self._tokenizer, "main", surroundings.tokenizer_dir)
 
+    def rehearse(self, surroundings: Surroundings) -> None:
+        """Check what `setup` checks, with the newest checkpoint's configuration.
+
+        Raises:
+            FileNotFoundError: As of `setup`.
+            ValueError: As of `setup`.
+        """
+        self._module = self._build()
+        super().rehearse(surroundings)
+        if self._tokenizer is not None and surroundings.tokenizer_dir is not None:
+            check_same_tokenizer(self._tokenizer, "main", surroundings.tokenizer_dir)
+
     def __call__(self, batch: Batch) -> HiddenTargets:
         """Run the newest weights over a batch, see FrozenTeacher."""
         if torch.is_grad_enabled():  # not in validation: ranks may validate other numbers of batches

@@ -79,6 +79,20 @@ class TeacherEnsemble(Teacher):
         for name, teacher in self.teachers.items():
             with _named(name):
                 teacher.setup(surroundings)
+        self._check_vocabulary(surroundings)
+
+    def rehearse(self, surroundings: Surroundings) -> None:
+        """Check what `setup` checks, without weights.
+
+        Raises:
+            ValueError: As of `setup`.
+        """
+        for name, teacher in self.teachers.items():
+            with _named(name):
+                teacher.rehearse(surroundings)
+        self._check_vocabulary(surroundings)
+
+    def _check_vocabulary(self, surroundings: Surroundings) -> None:
         self._is_set_up = True
         widths = {name: teacher.vocab_size for name, teacher in self.teachers.items()}
         known, tokens = {width for width in widths.values() if width is not None}, surroundings.tokenizer_vocab_size

@@ -13,7 +13,7 @@ from torch import nn
 from pd_lightning.heads import Head, LinearHead
 from pd_lightning.isolation import logits_width
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.pretrained import load_pretrained
+from pd_lightning.pretrained import load_pretrained, outline_pretrained
 from pd_lightning.sharding import shard_frozen
 from pd_lightning.targets import Form, HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
@@ -98,22 +98,42 @@ class FrozenTeacher(Teacher):
         # Then its logits can be made where the student's are.
         self._is_here = mesh is None and next(self._model.parameters()).device == surroundings.device
         self._student_device = surroundings.device
-        if self._module is None and surroundings.tokenizer_dir is not None:
-            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir, self.gguf_file)
         if not loaded and self._model.vocab_size is None:
             self._width = logits_width(self._model, self._model)
+        self._check_fit(surroundings, isolation=not (mesh and loaded))
+        if mesh is not None and not loaded:
+            self._digest = _digest(self._model)  # while each rank still has all weights
+            shard_frozen(self._model, mesh)
+
+    def rehearse(self, surroundings: Surroundings) -> None:
+        """Check what `setup` checks, but for the device, with a model that has no weights.
+
+        Raises:
+            FileNotFoundError: As of `setup`.
+            ValueError: As of `setup`.
+        """
+        if self._module is None:
+            options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+            outline = outline_pretrained(self.name, self.gguf_file, "model.teacher.init_args.model", **options)
+        else:
+            outline = self._module
+        self._model = LanguageModel(outline).eval().requires_grad_(False)
+        self._width = self._model.vocab_size or logits_width(self._model, self._model)
+        self._check_fit(surroundings, isolation=True)
+
+    def _check_fit(self, surroundings: Surroundings, *, isolation: bool) -> None:
+        """Compare tokenizer, vocabulary and context with what there is, and find the ids that are shared."""
+        if self._module is None and surroundings.tokenizer_dir is not None:
+            check_same_tokenizer(self.name, self.revision, surroundings.tokenizer_dir, self.gguf_file)
         self.shared_vocab_size = surroundings.shared_with(self.vocab_size)
-        context = self._model.context_length
+        context = self.model.context_length
         if context and surroundings.block_size and surroundings.block_size > context:
             raise ValueError(
                 f"A block must fit into the teacher's context, got {surroundings.block_size} positions for "
                 f"{context}. Run `pd-lightning tokenize` with a block_size of at most {context}."
             )
-        if surroundings.document_attention == "isolated" and not (mesh and loaded):
-            self._model.check_isolation("teacher")
-        if mesh is not None and not loaded:
-            self._digest = _digest(self._model)  # while each rank still has all weights
-            shard_frozen(self._model, mesh)
+        if surroundings.document_attention == "isolated" and isolation:
+            self.model.check_isolation("teacher")
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> HiddenTargets:

@@ -8,10 +8,10 @@ from typing import Any
 
 from jsonargparse import auto_parser
 
-from pd_lightning.cli import COMMANDS
-from pd_lightning.commands import _with_flags, load_target
+from pd_lightning.cli import COMMANDS, Command
+from pd_lightning.commands import load_target, with_flags
 from pd_lightning.compose import as_arguments, compose
-from pd_lightning.trainer import TrainerCLI
+from pd_lightning.trainer import PDTrainer, TrainerCLI
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -29,13 +29,13 @@ class _Parsers(TrainerCLI):
 
 
 @cache
-def parser(command: str) -> Any:
+def parser(name: str, command: Command) -> Any:
     """The parser of a command, made once: that of the Trainer takes seconds."""
-    target = load_target(COMMANDS[command].target)
-    if not COMMANDS[command].trainer:
-        return auto_parser(target, as_positional=COMMANDS[command].positional, exit_on_error=False)
+    target = load_target(command.target)
+    if not command.trainer:
+        return auto_parser(target, as_positional=command.positional, exit_on_error=False)
     try:
-        _Parsers(command.replace("-", "_"), target, [])
+        _Parsers(name.replace("-", "_"), target, [])
     except _FoundError as found:
         return found.args[0]
     raise AssertionError("LightningCLI must parse")
@@ -43,11 +43,11 @@ def parser(command: str) -> Any:
 
 def parse(command: str, argv: list[str]) -> None:
     """Parse a command line as `pd-lightning` would, down to the settings of every class; nothing is built."""
-    if COMMANDS[command].trainer:
-        parser(command).parse_args([command.replace("-", "_"), *as_arguments(*compose(argv))])
-    else:
-        function = load_target(COMMANDS[command].target)
-        parser(command).parse_args(as_arguments(*compose(_with_flags(function, argv))))
+    given = COMMANDS[command].given(argv)
+    method = command.replace("-", "_")
+    function = getattr(PDTrainer, method) if given.trainer else load_target(given.target)
+    arguments = as_arguments(*compose(with_flags(function, argv)))
+    parser(command, given).parse_args([method, *arguments] if given.trainer else arguments)
 
 
 def fenced(page: Path, *languages: str) -> list[str]:
