@@ -95,9 +95,14 @@ def study(
     """
     given = {key: value for key, value in locals().items() if key in StudySettings.__dataclass_fields__}
     given = {key: value for key, value in given.items() if value is not None}
+    if workers < 1 or gpus_per_worker < 0:
+        raise ValueError(
+            f"workers must be at least 1 and gpus_per_worker not negative, got {workers} and {gpus_per_worker}. Set "
+            "--workers and --gpus_per_worker."
+        )
     given["threads"] = threads or max(1, (os.cpu_count() or 1) // workers)
     asked = StudySettings(**{"name": Path(output_dir).name, **given})
-    _check(asked, workers, gpus_per_worker)
+    _check(asked)
     folder = Path(output_dir)
     if dry_run:
         _show_plan(asked)
@@ -113,12 +118,7 @@ def study(
             _report(folder)
 
 
-def _check(asked: StudySettings, workers: int, gpus_per_worker: int) -> None:
-    if workers < 1 or gpus_per_worker < 0:
-        raise ValueError(
-            f"workers must be at least 1 and gpus_per_worker not negative, got {workers} and {gpus_per_worker}. Set "
-            "--workers and --gpus_per_worker."
-        )
+def _check(asked: StudySettings) -> None:
     check_teachers(asked.teachers)
     refuse_secrets([merged(step.config) for step in asked.prepare.values()])
     for run in _planned(asked):

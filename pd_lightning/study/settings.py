@@ -39,6 +39,10 @@ class Axis:
     log: bool = False
     step: float | int | None = None
 
+    def __post_init__(self) -> None:
+        if self.options is not None:  # YAML reads names such as 0.5 and no as numbers and truth values
+            self.options = {option_name(name): overlay for name, overlay in self.options.items()}
+
     @property
     def is_range(self) -> bool:
         """Whether values are drawn from a range."""

@@ -51,12 +51,12 @@ def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None
     study = ask(fit=[*ask().fit, {"trainer": {"callbacks": [{"class_path": "RunProgress"}]}}])
     write(study)
     assert (
-        main(["study", "--config", "study.yaml", f"--axes.cut={{options: {{no: {overlay}}}}}".replace("None", "null")])
+        main(["study", "--config", "study.yaml", f"--axes.cut={{options: {{0.5: {overlay}}}}}".replace("None", "null")])
         == 0
     )
     saved = yaml.safe_load(Path("out/study.yaml").read_text())
     assert saved["fit"] == study.fit
-    assert saved["axes"]["cut"]["options"] == {"no": overlay}
+    assert saved["axes"]["cut"]["options"] == {"0.5": overlay}
     assert len(trainings) == 9
     assert main(["study", "--config", "out/study.yaml", "--workers=1", "--report=false"]) == 0
     assert len(trainings) == 9, "it asks for the same"
