@@ -36,9 +36,15 @@ class Point:
     settings: Settings
 
     @property
+    def digest(self) -> str:
+        """The same for points with the same settings, whatever they are called."""
+        return digest(self.settings)[:8]
+
+    @property
     def slug(self) -> str:
-        """Name of its folder."""
-        return slug(self.name, self.settings)
+        """Name of its folder: readable, and another one where settings are others."""
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")[:60]
+        return f"{readable}-{self.digest}"
 
 
 class DesignSpace:
@@ -126,17 +132,6 @@ def merged(layers: list[Any], below: Settings | None = None) -> Settings:
             raise ValueError(f"fit, options and config must be YAML files or mappings of settings, got {layer!r}.")
         settings = merge(settings, read_yaml(layer) if isinstance(layer, str) else layer)
     return settings
-
-
-def slug(name: str, settings: Settings) -> str:
-    """A folder's name: readable, and another one where settings are others.
-
-    Args:
-        name: What reports call the point.
-        settings: Its settings.
-    """
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
-    return f"{readable}-{digest(settings)[:8]}"
 
 
 def digest(settings: Any) -> str:

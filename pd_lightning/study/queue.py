@@ -12,7 +12,7 @@ from pd_lightning.study.figures import figures_of, ratio_of
 from pd_lightning.study.ledger import outline_of, rows_of
 from pd_lightning.study.points import DesignSpace, Point
 from pd_lightning.study.results import RESULTS, Row, write_results
-from pd_lightning.study.roster import Roster, Run
+from pd_lightning.study.roster import Roster, Run, digest_of
 from pd_lightning.study.sampling import draw, make_sampler
 from pd_lightning.study.settings import StudySettings
 from pd_lightning.study.storage import open_studies, resumed
@@ -224,12 +224,13 @@ class TrialQueue:
 
 
 def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]:
-    """FLOPs of the points that are done, their teachers' included, over those of their students."""
-    figures = {
-        trial.user_attrs["name"]: trial.user_attrs.get("figures") for trial in trials if "name" in trial.user_attrs
-    }
-    ratios = {name: ratio_of(known, study.controls) for name, known in figures.items() if known}
-    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    """FLOPs of the points that are done with any seed, their teachers' included, over those of their students.
+
+    By the digest of their settings: a name stays where `fit` has changed, and settings stay where a name has.
+    """
+    counted = [trial.user_attrs for trial in trials if "figures" in trial.user_attrs]
+    ratios = {digest_of(known["run"]): ratio_of(known["figures"], study.controls) for known in counted}
+    return {digest: ratio for digest, ratio in ratios.items() if ratio is not None}
 
 
 def _withdraw(trial: Trial) -> None:

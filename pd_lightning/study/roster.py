@@ -15,7 +15,7 @@ from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT, Control
 from pd_lightning.study.points import DesignSpace, Point, Settings, digest
 from pd_lightning.study.settings import StudySettings, option_name, option_names
 
-Ratio = Callable[[str], float | None]  # FLOPs of a point in all over those of its student, once they are known
+Ratio = Callable[[str], float | None]  # by digest, FLOPs of a point over those of its student, once known
 SUMMARY = yaml.safe_load("class_path: pd_lightning.callbacks.RunSummary")
 
 
@@ -48,6 +48,11 @@ class Run:
     def folder(self) -> str:
         """The run folder, below the study's."""
         return f"runs/{self.slug}/seed-{self.seed}"
+
+
+def digest_of(folder: str) -> str:
+    """The digest of a point's settings, which its run folder's name holds."""
+    return folder.split("/")[1].rpartition("-")[2]
 
 
 class Roster:
@@ -109,7 +114,7 @@ class Roster:
         runs = []
         if controls.lm:
             runs.append(self._control(LM, point, lm))
-        factor = ratio(point.name) if controls.equal_flops else None
+        factor = ratio(point.digest) if controls.equal_flops else None
         if factor is not None and factor > 1:
             runs.append(self._control(EQUAL_FLOPS, point, equal_flops_control(lm, factor, controls.blocks)))
         return runs

@@ -74,6 +74,27 @@ def test_a_longer_study_keeps_what_is_done(ask: Ask, trainings: list[str]) -> No
     assert any("k-20" in run for run in set(trainings) - before)
 
 
+def test_controls_at_equal_flops_come_with_the_first_seed_that_is_done(ask: Ask) -> None:
+    """Whatever becomes of the other seeds."""
+    queue = TrialQueue(ask(seeds=[1, 2], axes={"k": Axis(path="model.transforms.truncate.k", values=[50])}), "journal")
+    first = queue.claim()
+    assert first is not None
+    finish(queue, first)
+    for _ in range(3):  # the control of the first seed; point and control of the second
+        claim = queue.claim()
+        assert claim is not None
+        queue.fail(claim, "lost")
+    assert [row.point for row in queue.write() if row.state == "waiting"] == ["equal flops, 15 steps"] * 2
+
+
+def test_flops_of_an_earlier_base_say_nothing_of_the_new_one(ask: Ask, trainings: list[str]) -> None:
+    axes = {"k": Axis(path="model.transforms.truncate.k", values=[50])}
+    work(ask(axes=axes), "journal")
+    trainer = {"trainer": {"max_steps": 20}}
+    queue = TrialQueue(ask(axes=axes, fit=[*ask().fit, trainer]), "journal")
+    assert {row.point for row in queue.write()} == {"base", "lm"}
+
+
 def test_a_failed_trial_keeps_its_error_and_the_others_go_on(ask: Ask, trainings: list[str]) -> None:
     study = ask(axes={"lr": Axis(path="model.lr.peak", values=[0.01, 666])})
     work(study, "journal")
