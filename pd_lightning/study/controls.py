@@ -15,6 +15,7 @@ from pd_lightning.study.points import Settings
 
 NO_TEACHER = "NoTeacher"
 OF_A_TEACHER = ("transforms", "loss", "kd_weight", "weighting")
+OF_ONE_FOLDER = {"min_teacher_step", "train_fraction", "val_path"}  # what would choose other blocks of another folder
 COMPARED_BLOCKS = 16
 
 
@@ -43,7 +44,7 @@ def lm_control(settings: Settings, blocks: str | None) -> Settings:
     data = _data(control)
     if blocks is not None and data.get("path") not in (None, blocks) and _both_there(str(data["path"]), blocks):
         counts = _common_blocks(str(data["path"]), blocks)
-        if counts and not data.get("min_teacher_step") and "val_path" not in data:
+        if counts and OF_ONE_FOLDER.isdisjoint(data):
             train, val = counts
             data |= {
                 "path": blocks,
@@ -104,13 +105,16 @@ def _steps_between_validations(trainer: Mapping[str, Any]) -> int:
             f"{interval} and check_val_every_n_epoch {trainer.get('check_val_every_n_epoch', 1)}. Set "
             "trainer.val_check_interval to a number of batches and trainer.check_val_every_n_epoch to null."
         )
-    return max(1, interval // int(trainer.get("accumulate_grad_batches") or 1))
+    # The fewest steps whose batches are whole intervals: the two need not divide one another.
+    return max(1, interval // math.gcd(interval, int(trainer.get("accumulate_grad_batches") or 1)))
 
 
 def _blocks_read(settings: Settings, steps: int) -> int:
-    """Training blocks that a run reads on one device."""
-    accumulated = int(settings["trainer"].get("accumulate_grad_batches") or 1)
-    return steps * accumulated * int(_data(settings).get("batch_size") or 8)
+    """Training blocks that a run reads, on one device where the number of devices is left open."""
+    trainer = settings["trainer"]
+    together = [trainer.get(name) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
+    copies = math.prod(number for number in together if isinstance(number, int) and number > 0)
+    return steps * copies * int(_data(settings).get("batch_size") or 8)
 
 
 def _data(settings: Settings) -> dict[str, Any]:

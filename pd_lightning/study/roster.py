@@ -123,6 +123,8 @@ class Roster:
         mine = self._lm_of(point.choices)
         base = self.space.base
         changed = [axis for axis in point.varied if self._lm_of({**point.choices, axis: base[axis]}) != mine]
+        if self._lm_of({axis: point.choices[axis] for axis in changed}) != mine:  # several that do the same
+            changed = list(point.varied)
         options = ", ".join(f"{axis}={option_name(point.choices[axis])}" for axis in changed)
         what = "lm" if role == LM else f"equal flops, {settings['trainer']['max_steps']:,} steps"
         matter = {axis: point.choices[axis] for axis in self.space.axes if axis in changed or self._matters(axis)}

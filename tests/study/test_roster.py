@@ -76,6 +76,18 @@ def test_a_control_tells_the_options_that_matter_to_it(ask: Ask) -> None:
     assert by_name["lm: lr=0.02"] == {"lr": "0.02"}
 
 
+def test_controls_of_other_settings_have_other_names(ask: Ask) -> None:
+    """Where two axes do the same, neither alone makes the difference."""
+    longer = {"trainer": {"max_steps": 20}}
+    axes = {"tokens": Axis(options={"10": {}, "20": longer}), "all": Axis(options={"no": {}, "yes": longer})}
+    study = ask(axes=axes, design="search", n_trials=2)
+    space = DesignSpace(study)
+    drawn = [space.point({"tokens": "20", "all": "yes"}), space.point({})]
+    found = [run for run in Roster(study, space).runs(drawn, lambda _: None) if run.role == "lm"]
+    steps = {run.name: run.settings["trainer"]["max_steps"] for run in found}
+    assert steps == {"lm: tokens=20, all=yes": 20, "lm": 10}
+
+
 def of_data(**settings: Any) -> dict[str, Any]:
     trainer = {"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
     return {"model": {}, "data": {"init_args": settings}, "trainer": trainer}
@@ -93,6 +105,8 @@ def test_controls_read_the_blocks_of_a_store_with_their_tokens(blocks: Path, tru
     control["data"]["init_args"]["batch_size"] = 4
     short = equal_flops_control(control, 2.0, str(blocks))
     assert short["data"]["init_args"]["max_train_blocks"] == 40, "32 are read: the order stays as it is"
+    control["trainer"]["devices"] = 2
+    assert equal_flops_control(control, 2.0, str(blocks))["data"]["init_args"]["max_train_blocks"] == 80, "64 are read"
     most = equal_flops_control(control, 1000.0, str(blocks))["data"]["init_args"]["max_train_blocks"]
     assert most == read_manifest(blocks).splits["train"].num_blocks
 
@@ -101,8 +115,9 @@ def test_controls_stay_with_a_store_of_other_tokens(blocks: Path, truncated_stor
     """Other blocks, or an order that is the teacher's."""
     turned = of_data(path=str(blocks))
     assert lm_control(turned, str(truncated_store))["data"] == turned["data"], "there are more than the store's"
-    late = of_data(path=str(truncated_store), min_teacher_step=3)
-    assert lm_control(late, str(blocks))["data"] == late["data"]
+    for choice in ({"min_teacher_step": 3}, {"train_fraction": 0.5}):
+        of_store = of_data(path=str(truncated_store), **choice)
+        assert lm_control(of_store, str(blocks))["data"] == of_store["data"]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +137,9 @@ def test_runs_must_end_with_a_validation(ask: Ask, trainer: dict, message: str) 
 def test_accumulated_batches_are_one_step(ask: Ask) -> None:
     trainer = {"max_steps": 6, "val_check_interval": 9, "accumulate_grad_batches": 3}
     assert runs(ask(fit=[*ask().fit, {"trainer": trainer}]))
+    uneven = {"max_steps": 10, "val_check_interval": 6, "accumulate_grad_batches": 4}  # validates after steps 3, 6, 9
+    with pytest.raises(ValueError, match="must be a multiple of the 3 steps between validations"):
+        runs(ask(fit=[*ask().fit, {"trainer": uneven}]))
 
 
 def test_a_run_folder_and_a_summary_are_added() -> None:
