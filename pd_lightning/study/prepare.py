@@ -11,7 +11,7 @@ from pd_lightning.store.durable import write_durably
 from pd_lightning.study.points import merged
 from pd_lightning.study.roster import with_folder
 from pd_lightning.study.settings import Step, StudySettings
-from pd_lightning.study.trial import Lock, command, last_words
+from pd_lightning.study.trial import Lock, command, last_words, size_of
 
 
 def prepare(study: StudySettings, say: Any = print) -> None:
@@ -25,12 +25,12 @@ def prepare(study: StudySettings, say: Any = print) -> None:
         ValueError: A command failed, or its settings are others than those that it ran with.
     """
     folder = Path(study.output_dir) / "prepare"
-    with Lock(folder / ".lock"):
+    with Lock(folder / ".lock") as lock:
         for name, step in study.prepare.items():
-            _run_once(folder, name, step, study.threads, say)
+            _run_once(folder, name, step, study.threads, lock, say)
 
 
-def _run_once(folder: Path, name: str, step: Step, threads: int | None, say: Any) -> None:
+def _run_once(folder: Path, name: str, step: Step, threads: int | None, lock: Lock, say: Any) -> None:
     settings = merged(step.config)
     asked = yaml.safe_dump({"command": step.command, "config": settings}, sort_keys=True)
     done, log = folder / f"{name}.done.yaml", folder / f"{name}.log"
@@ -51,7 +51,9 @@ def _run_once(folder: Path, name: str, step: Step, threads: int | None, say: Any
         arguments = ["--ckpt_path", "auto"]
     used = folder / f"{name}.yaml"
     write_durably(used, yaml.safe_dump(settings, sort_keys=False).encode())
-    code = command([step.command, "--config", str(used), *arguments], log, threads)
+    before = size_of(log)
+    code = command([step.command, "--config", str(used), *arguments], log, threads, lock)
     if code != 0:
-        raise ValueError(f"prepare.{name} must run to its end, got exit code {code} ({log}):\n{last_words(log)}")
+        words = last_words(log, before, code)
+        raise ValueError(f"prepare.{name} must run to its end, got exit code {code} ({log}):\n{words}")
     write_durably(done, asked.encode())

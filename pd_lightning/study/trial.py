@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,13 @@ class Lock:
 
     Args:
         path: The file; it is made, and stays.
+
+    Raises:
+        ModuleNotFoundError: This system has no flock.
     """
 
     def __init__(self, path: Path) -> None:
+        _file_locks()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
@@ -49,6 +53,7 @@ class Lock:
         Returns:
             Whether it is locked now.
         """
+        fcntl = _file_locks()
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -65,6 +70,15 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _file_locks() -> Any:
+    try:
+        return import_module("fcntl")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"study must run where files can be locked by flock, got {sys.platform}. Run it on Linux, macOS or WSL."
+        ) from error
 
 
 def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> dict[str, Any]:
@@ -86,9 +100,10 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
     settings = with_folder(run.settings, str(folder))
     write_durably(folder / TRIAL, yaml.safe_dump(settings, sort_keys=False).encode())
     if not (folder / SUMMARY).exists():
+        before = size_of(folder / LOG)
         code = command(["fit", "--config", str(folder / TRIAL), "--ckpt_path", "auto"], folder / LOG, threads, lock)
         if code != 0 or not (folder / SUMMARY).exists():
-            raise TrialError(last_words(folder / LOG) or f"exit code {code}")
+            raise TrialError(last_words(folder / LOG, before, code))
     summary: dict[str, Any] = read_json(folder / SUMMARY)
     if summary["validated_step"] != summary["steps"]:
         raise TrialError(
@@ -148,13 +163,24 @@ def command(arguments: list[str], log: Path, threads: int | None, lock: Lock | N
             raise
 
 
-def last_words(log: Path) -> str:
-    """The end of a log: the error, where there was one.
+def size_of(log: Path) -> int:
+    """Bytes of a log before a command adds to it."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def last_words(log: Path, before: int, code: int) -> str:
+    """How a command ended: its error, or the last lines of what it wrote with its exit code.
 
     Args:
         log: The file.
+        before: Its size when the command started: what stands there is of others.
+        code: The exit code.
     """
-    lines = _ANSI.sub("", log.read_text(encoding="utf-8", errors="replace")).replace("\r", "\n").splitlines()
+    text = log.read_bytes()[before:].decode(errors="replace")
+    lines = _ANSI.sub("", text).replace("\r", "\n").splitlines()
     written = [line.rstrip() for line in lines if line.strip()]
     starts = [i for i, line in enumerate(written) if line.startswith(_ERROR)]
-    return "\n".join(written[starts[-1] :] if starts else written[-_LAST_LINES:]).removeprefix(_ERROR)
+    if starts:
+        return "\n".join(written[starts[-1] :]).removeprefix(_ERROR)
+    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return "\n".join([*written[-_LAST_LINES:], ended])
