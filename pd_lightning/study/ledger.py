@@ -17,30 +17,32 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": COMPLETE, "FAIL": FAILED, "PRUNED": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
 
 
-def rows_of(runs: list[Run], trials: list[FrozenTrial]) -> list[Row]:
+def rows_of(runs: list[Run], trials: list[FrozenTrial], metric: str) -> list[Row]:
     """The rows of `results.csv`.
 
     Args:
         runs: What is asked for.
         trials: All there are; of several of the same run the last one counts.
+        metric: What is compared now: what Optuna was told of a run may be another figure.
     """
     latest = {trial.user_attrs.get("key"): trial for trial in trials}
-    return [_row(run, latest.get(run.key)) for run in runs]
+    return [_row(run, latest.get(run.key), metric) for run in runs]
 
 
-def _row(run: Run, trial: FrozenTrial | None) -> Row:
+def _row(run: Run, trial: FrozenTrial | None, metric: str) -> Row:
     state = WAITING if trial is None else STATES[trial.state.name]
     attributes: Mapping[str, Any] = {} if trial is None else trial.user_attrs
+    figures = attributes.get("figures", {})
     return Row(
         run.name,
         run.role,
         run.seed,
         state,
-        value=trial.value if trial is not None and state == COMPLETE else None,
+        value=figures["figures"].get(metric) if state == COMPLETE else None,
         error=attributes.get("error", ""),
         axes={axis: option_name(choice) for axis, choice in run.choices.items()},
-        run=run.folder,
-        **attributes.get("figures", {}),
+        run=attributes.get("run", run.folder),  # settings that have another name now were trained under the old one
+        **figures,
     )
 
 

@@ -98,6 +98,7 @@ class TrialQueue:
         figures = figures_of(summary, claim.run.settings, self.study)
         with self._lock():
             claim.trial.set_user_attr("figures", figures)
+            claim.trial.set_user_attr("run", claim.run.folder)
             claim.trial.study.tell(claim.trial, value)
             claim.lock.release()
 
@@ -122,7 +123,7 @@ class TrialQueue:
         with self._lock():
             trials = [trial for _, trial in self._trials()]
             points, ratio = self.points(), _ratios(trials, self.study).get
-            rows = rows_of(self.roster.runs(points, ratio), trials)
+            rows = rows_of(self.roster.runs(points, ratio), trials, self.study.metric)
             outline.write_study(self.folder, outline_of(self.study, self.space.base, points, self.roster, ratio))
             write_results(self.folder / RESULTS, rows)
         return rows
@@ -165,12 +166,11 @@ class TrialQueue:
     def _left(self, runs: dict[str, Run]) -> Claim | None:
         for study, left in self._trials():
             if left.state.name == "RUNNING":
-                trial = resumed(study, left)
                 run = runs.get(left.user_attrs.get("key", ""))
                 if run is None:  # drawn by a worker that ended at once, or of settings that are no longer asked for
-                    _withdraw(trial)
-                elif claim := self._locked(run, trial):
-                    return claim
+                    _withdraw(resumed(study, left))
+                elif lock := self._taken(run):
+                    return Claim(run, lock, resumed(study, left))
         return None
 
     def _next(self, runs: dict[str, Run]) -> Claim | None:
@@ -192,15 +192,16 @@ class TrialQueue:
                 continue
             if self._params(run):
                 draw(trial, self.study)
-            if claim := self._locked(run, trial):
-                return claim
+            if lock := self._taken(run):
+                return Claim(run, lock, trial)
 
     def _drawn(self) -> Claim | None:
         if self.study.design != "search":
             return None
         seed = self.study.seeds[0]
         trials = self._points.get_trials(deepcopy=False)
-        drawn = [trial for trial in trials if trial.user_attrs.get("seed") == seed and "again" not in trial.user_attrs]
+        told = [t.user_attrs for t in trials if "choices" in t.user_attrs]  # not those whose worker ended as it drew
+        drawn = [known for known in told if known["seed"] == seed and "again" not in known]
         assert self.study.n_trials is not None
         if len(drawn) >= self.study.n_trials:
             return None
@@ -213,12 +214,13 @@ class TrialQueue:
         ]
         for name, value in _attributes(run).items():
             trial.set_user_attr(name, value)
-        return self._locked(run, trial)
+        lock = self._taken(run)
+        return Claim(run, lock, trial) if lock else None
 
-    def _locked(self, run: Run, trial: Trial) -> Claim | None:
+    def _taken(self, run: Run) -> Lock | None:
         lock = Lock(self.folder / run.folder / ".lock")
         if lock.take(wait=False):
-            return Claim(run, lock, trial)
+            return lock
         lock.release()
         return None
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 pytest.importorskip("optuna")
 
+from pd_lightning.study import queue as queue_module
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import Row, read_results
+from pd_lightning.study.roster import Run
 from pd_lightning.study.settings import Axis, Controls, StudySettings
 from pd_lightning.study.trial import Lock, TrialError, metric
 from pd_lightning.study.worker import work
@@ -93,6 +96,24 @@ def test_flops_of_an_earlier_base_say_nothing_of_the_new_one(ask: Ask, trainings
     trainer = {"trainer": {"max_steps": 20}}
     queue = TrialQueue(ask(axes=axes, fit=[*ask().fit, trainer]), "journal")
     assert {row.point for row in queue.write()} == {"base", "lm"}
+
+
+def test_another_metric_is_read_from_what_is_done(ask: Ask, trainings: list[str]) -> None:
+    work(ask(), "journal")
+    before = len(trainings)
+    work(ask(metric="val/perplexity"), "journal")
+    assert len(trainings) == before
+    assert rows()["base", 1].value == rows()["base", 1].figures["val/perplexity"]
+
+
+def test_an_option_of_another_name_keeps_what_is_done(ask: Ask, trainings: list[str]) -> None:
+    cut = {"model": {"transforms": {"truncate": {"init_args": {"k": 3}}}}}
+    for name in ("three", "3 ids"):
+        work(ask(axes={"k": Axis(options={"50": {}, name: cut})}), "journal")
+    assert len(trainings) == 4  # with the control at equal FLOPs, which stays the new name's too
+    row = rows()["k=3 ids", 1]
+    assert Path("out", row.run, "trial.yaml").is_file()
+    assert {point.equal_flops for point in read_study(Path("out")).points} == {"equal flops, 15 steps"}
 
 
 def test_a_failed_trial_keeps_its_error_and_the_others_go_on(ask: Ask, trainings: list[str]) -> None:
@@ -198,6 +219,33 @@ def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(
         assert taken is not None
         queue.finish(taken, (told := summary(taken.run.settings)), told["metrics"]["val/lm_loss"])
     assert {row.point: row.value for row in queue.write()} == {name: row.value for (name, _), row in whole.items()}
+
+
+def test_a_draw_whose_worker_was_killed_amid_it_does_not_count(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = TrialQueue(study := ask(**SEARCH), "journal")
+    attributes = queue_module._attributes
+
+    def half(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in attributes(run).items() if name in ("role", "name", "seed")}
+
+    with monkeypatch.context() as amid:
+        amid.setattr(queue_module, "_attributes", half)
+        lost = queue.claim()
+    assert lost is not None
+    lost.lock.release()
+    work(study, "journal")
+    assert sum(row.role == "point" for row in rows().values()) == 4
+
+
+def test_looking_at_what_others_run_draws_nothing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Optuna trial that is made anew asks its sampler, which a sequence of points would miss one of."""
+    study = ask(**{**SEARCH, "n_trials": 1}, controls=Controls(lm=False))
+    held = TrialQueue(study, "journal").claim()
+    assert held is not None
+    monkeypatch.setattr(queue_module, "resumed", lambda *_: pytest.fail("it runs elsewhere"))
+    assert TrialQueue(study, "journal").claim() is None
 
 
 def test_options_of_a_search_stay(ask: Ask, trainings: list[str]) -> None:
