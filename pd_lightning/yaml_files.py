@@ -40,6 +40,32 @@ def read_yaml(path: str) -> dict[str, Any]:
     return loaded
 
 
+def as_yaml(settings: Any) -> str:
+    """Plain values as YAML that `read_yaml` reads as what they were.
+
+    Args:
+        settings: Mappings, lists, text, numbers, truth values, nulls.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes text such as 1e-3, which is a number to jsonargparse and none to PyYAML."""
+
+    def quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _is_number(text) else None)
+
+    Dumper.add_representer(str, quoted)
+    return str(yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _twice(root: Any) -> tuple[str, int] | None:
     """A name that a mapping has twice, of which YAML takes the last without a word, and its line."""
     nodes, seen = [root], set()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pd_lightning.redaction import redact
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.compared import Compared, Result
 from pd_lightning.study.results import COMPLETE
+from pd_lightning.yaml_files import as_yaml, read_yaml
 
 BEST = "best.yaml"
 TRIAL = "trial.yaml"
@@ -30,7 +29,7 @@ def write_best(compared: Compared) -> str | None:
     if settings is None:
         return None
     trainer = {**(settings.get("trainer") or {}), "default_root_dir": _new_folder(compared.folder).as_posix()}
-    text = yaml.safe_dump(redact({**settings, "trainer": trainer}), sort_keys=False, allow_unicode=True)
+    text = as_yaml(redact({**settings, "trainer": trainer}))
     write_durably(compared.folder / BEST, text.encode())
     return text
 
@@ -38,8 +37,7 @@ def write_best(compared: Compared) -> str | None:
 def _settings(folder: Path, result: Result) -> dict[str, Any] | None:
     runs = {row.seed: folder / row.run / TRIAL for row in result.rows if row.state == COMPLETE}
     path = runs[min(runs)]
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return settings if isinstance(settings, dict) else None
+    return read_yaml(str(path)) if path.is_file() else None
 
 
 def _new_folder(study: Path) -> Path:

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
@@ -18,6 +16,7 @@ from pd_lightning.study.outline import STUDY
 from pd_lightning.study.points import DesignSpace, merged
 from pd_lightning.study.roster import Roster, Run
 from pd_lightning.study.settings import Axis, Controls, Design, Layer, Slurm, Step, StudySettings
+from pd_lightning.yaml_files import as_yaml
 
 STUDY_FILE = "study.yaml"
 STORAGE = "PD_LIGHTNING_STUDY__STORAGE"
@@ -81,7 +80,8 @@ def study(
             or a database, as in postgresql://user@host/studies; PD_LIGHTNING_STUDY__STORAGE keeps a password out of
             files.
         workers: Trials at once on this machine; with slurm, jobs.
-        threads: CPU threads of each trial. Default: the cores of this machine over the workers.
+        threads: CPU threads of each trial. Default: the cores that there are, of this machine or a job, over the
+            workers.
         gpus_per_worker: GPUs of this machine that each worker has to itself; 0 leaves them to the trials.
         slurm: Submit the workers as SLURM jobs and return.
         retry_failed: Let trials that failed run again.
@@ -100,10 +100,18 @@ def study(
             f"workers must be at least 1 and gpus_per_worker not negative, got {workers} and {gpus_per_worker}. Set "
             "--workers and --gpus_per_worker."
         )
-    given["threads"] = threads or max(1, (os.cpu_count() or 1) // workers)
+    if slurm is not None and gpus_per_worker:
+        raise ValueError(
+            f"gpus_per_worker must be left out with slurm, whose jobs have their own, got {gpus_per_worker}. Set "
+            "slurm.parameters.gpus_per_node."
+        )
+    if slurm is None and threads is None:  # a job counts its own cores
+        given["threads"] = max(1, _cores() // workers)
     asked = StudySettings(**{"name": Path(output_dir).name, **given})
     _check(asked)
     folder = Path(output_dir)
+    if retry_failed and not (dry_run or report_only):
+        _retry_failed(asked, storage)
     if dry_run:
         _show_plan(asked)
     elif report_only:
@@ -113,9 +121,14 @@ def study(
 
         submit(slurm, workers, _worker_command(_save(asked)), folder, _environment(storage))
     else:
-        _run(asked, storage, workers, gpus_per_worker, retry_failed)
+        _run(asked, storage, workers, gpus_per_worker)
         if report:
             _report(folder)
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(asked: StudySettings) -> None:
@@ -156,7 +169,7 @@ def _show_plan(asked: StudySettings) -> None:
 def _save(asked: StudySettings) -> Path:
     path = Path(asked.output_dir) / STUDY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, yaml.safe_dump(asdict(asked), sort_keys=False).encode())
+    write_durably(path, as_yaml(asdict(asked)).encode())
     return path
 
 
@@ -168,20 +181,18 @@ def _environment(storage: str | None) -> dict[str, str]:
     return {} if storage is None else {STORAGE: storage}
 
 
-def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worker: int, retry_failed: bool) -> None:
+def _retry_failed(asked: StudySettings, storage: str | None) -> None:
+    from pd_lightning.study.queue import TrialQueue
+
+    print(f"{TrialQueue(asked, storage).retry_failed()} trials that failed run again.", flush=True)
+
+
+def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worker: int) -> None:
     from pd_lightning.study.worker import work
 
     path = _save(asked)
-    if retry_failed:
-        from pd_lightning.study.queue import TrialQueue
-
-        print(f"{TrialQueue(asked, storage).retry_failed()} trials that failed run again.", flush=True)
-    helpers = [
-        subprocess.Popen(
-            _worker_command(path), env={**os.environ, **_environment(storage), **_gpus(i, gpus_per_worker)}
-        )
-        for i in range(1, workers)
-    ]
+    environments = [{**os.environ, **_environment(storage), **_gpus(i, gpus_per_worker)} for i in range(workers)]
+    helpers = [subprocess.Popen(_worker_command(path), env=environment) for environment in environments[1:]]
     os.environ |= _gpus(0, gpus_per_worker)
     try:
         work(asked, storage)

@@ -93,6 +93,20 @@ def check_teachers(teachers: dict[str, Any]) -> None:
             )
 
 
+def check_trained(teachers: dict[str, Any]) -> None:
+    """Refuse teachers whose run folder does not tell what they are, once `prepare` has run.
+
+    Args:
+        teachers: As for `teacher_facts`.
+
+    Raises:
+        ValueError: A run folder has no summary.
+    """
+    for facts in teachers.values():
+        if isinstance(facts, str):
+            _of_run(Path(facts))
+
+
 def _of_run(run: Path) -> dict[str, Any]:
     if not (run / "summary.json").exists():
         raise ValueError(

@@ -61,6 +61,12 @@ class DesignSpace:
     def __init__(self, study: StudySettings) -> None:
         self.axes = study.axes
         self._fit = merged(study.fit)
+        for section in ("model", "data"):
+            if not isinstance(self._fit.get(section), dict):
+                raise ValueError(
+                    f"fit must have {section} as a mapping of settings, got {self._fit.get(section)!r}. Add {section} "
+                    "to fit, with class_path and init_args where it is a class."
+                )
         self._overlays = {name: _overlays(name, axis, self._fit) for name, axis in study.axes.items()}
         self.base = {name: _base(axis, self._fit, self._overlays[name]) for name, axis in study.axes.items()}
 

@@ -12,6 +12,7 @@ from pd_lightning.study.points import merged
 from pd_lightning.study.roster import with_folder
 from pd_lightning.study.settings import Step, StudySettings
 from pd_lightning.study.trial import Lock, command, last_words, size_of
+from pd_lightning.yaml_files import as_yaml
 
 
 def prepare(study: StudySettings, say: Any = print) -> None:
@@ -50,7 +51,7 @@ def _run_once(folder: Path, name: str, step: Step, threads: int | None, lock: Lo
         settings = with_folder(settings, root)
         arguments = ["--ckpt_path", "auto"]
     used = folder / f"{name}.yaml"
-    write_durably(used, yaml.safe_dump(settings, sort_keys=False).encode())
+    write_durably(used, as_yaml(settings).encode())
     before = size_of(log)
     code = command([step.command, "--config", str(used), *arguments], log, threads, lock)
     if code != 0:

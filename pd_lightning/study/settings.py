@@ -198,4 +198,4 @@ def option_name(value: Any) -> str:
     """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return f"{value:g}" if isinstance(value, float) and value != int(value) else str(value)
+    return f"{value:g}" if isinstance(value, float) and not value.is_integer() else str(value)

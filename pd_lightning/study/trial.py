@@ -11,11 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pd_lightning.store.durable import write_durably
 from pd_lightning.store.json_files import read_json
 from pd_lightning.study.roster import Run, with_folder
+from pd_lightning.yaml_files import as_yaml
 
 SUMMARY = "summary.json"
 TRIAL = "trial.yaml"
@@ -98,7 +97,7 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
     """
     folder = study_folder / run.folder
     settings = with_folder(run.settings, str(folder))
-    write_durably(folder / TRIAL, yaml.safe_dump(settings, sort_keys=False).encode())
+    write_durably(folder / TRIAL, as_yaml(settings).encode())
     if not (folder / SUMMARY).exists():
         before = size_of(folder / LOG)
         code = command(["fit", "--config", str(folder / TRIAL), "--ckpt_path", "auto"], folder / LOG, threads, lock)

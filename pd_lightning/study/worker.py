@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pd_lightning.study.figures import check_trained
 from pd_lightning.study.prepare import prepare
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import COMPLETE, FAILED, Row
@@ -22,6 +23,7 @@ def work(study: StudySettings, storage: str | None) -> None:
         storage: Optuna's storage, see `open_studies`.
     """
     prepare(study, _say)
+    check_trained(study.teachers)
     queue = TrialQueue(study, storage)
     queue.write()
     while True:

@@ -11,7 +11,8 @@ import yaml
 from pd_lightning.cli import main
 from pd_lightning.study import command as study_command
 from pd_lightning.study import prepare as preparing
-from pd_lightning.study.settings import Step, StudySettings
+from pd_lightning.study import slurm
+from pd_lightning.study.settings import Axis, Step, StudySettings
 from pd_lightning.study.slurm import submit
 from pd_lightning.study.trial import command as real_command
 
@@ -71,6 +72,9 @@ def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None
         (["--teachers={store: {param: 3}}"], "teachers.store must be the run folder of a fit, or figures named params"),
         (["--fit+={trainer: {logger: {init_args: {api_key: abc}}}}"], "trainer.logger.init_args.api_key must hold no"),
         (["--fit+=nowhere.yaml"], "nowhere.yaml, which does not exist"),
+        (["--fit=[{model: {}}]"], "fit must have data as a mapping of settings, got None"),
+        (["--teachers.store=nowhere"], "teachers must name run folders with a summary.json, got nowhere"),
+        (["--slurm.timeout_min=5", "--gpus_per_worker=1"], "gpus_per_worker must be left out with slurm"),
         (["--axes.k.path=model.nothing.k"], "axes.k.path: model.nothing.k must name a setting below one that"),
     ],
 )
@@ -134,6 +138,29 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match="must be at most the GPUs in CUDA_VISIBLE_DEVICES, got 0,1 and worker 2"):
         study_command._gpus(1, 2)
+
+
+def test_no_worker_starts_where_another_has_no_gpu(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(study_command.subprocess, "Popen", lambda *_, **__: pytest.fail("a worker was left alone"))
+    with pytest.raises(ValueError, match="and worker 3 with 1"):
+        study_command._run(ask(), None, workers=3, gpus_per_worker=1)
+    assert trainings == []
+
+
+def test_jobs_run_what_failed_again_on_their_own_cores(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write(ask(axes={"lr": Axis(path="model.lr.peak", values=[0.01, 666])}))
+    assert main(["study", "--config", "study.yaml", "--report=false"]) == 0
+    submitted: list[int] = []
+    monkeypatch.setattr(slurm, "submit", lambda _, workers, *__: submitted.append(workers))
+    assert main(["study", "--config", "study.yaml", "--retry_failed", "--slurm.timeout_min=5", "--workers=9"]) == 0
+    assert "2 trials that failed run again." in capsys.readouterr().out
+    assert submitted == [9]
+    assert yaml.safe_load(Path("out/study.yaml").read_text())["threads"] is None
 
 
 def test_parameters_that_are_none_of_submitit(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from pd_lightning.study.points import DesignSpace
-from pd_lightning.study.settings import Axis, StudySettings
+from pd_lightning.study.settings import Axis, StudySettings, option_name
 
 Ask = Callable[..., StudySettings]
 MSE = {"model": {"loss": {"class_path": "MeanSquaredError"}}}
@@ -86,3 +86,7 @@ def test_folders_follow_settings(ask: Ask) -> None:
 def test_mistakes_are_named(ask: Ask, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DesignSpace(ask(**changes))
+
+
+def test_infinity_is_a_value_with_a_name() -> None:
+    assert [option_name(value) for value in (float("inf"), 1.0, 0.5)] == ["inf", "1.0", "0.5"]
