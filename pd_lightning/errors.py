@@ -63,6 +63,8 @@ def exit_code(error: BaseException) -> int | None:
     if interrupted:
         print("pd-lightning: interrupted", file=sys.stderr)
         return 130
+    if isinstance(error, BrokenPipeError | SystemExit) and _reader_has_gone(error):
+        return 128 + 13  # of SIGPIPE, which ends other programs in `| head`
     if isinstance(error, Stopped) and error.message is not None:
         print(f"pd-lightning: {error.message}", file=sys.stderr)
     if type(error).__name__ == "SIGTERMException":  # of Lightning, before the first step; it would end with 0
@@ -77,6 +79,19 @@ def exit_code(error: BaseException) -> int | None:
         return None
     print(f"pd-lightning: error: {redact_text(message)}", file=sys.stderr)
     return 2 if isinstance(error, CommandLineError | ArgumentError) else 1
+
+
+def _reader_has_gone(error: BaseException) -> bool:
+    """Whether nobody reads the output any more; what is left of it then goes nowhere, also at the end of Python."""
+    try:
+        # Output without a buffer has nothing left to flush. A pipe of others can break too: then this is an empty line.
+        print(end="\n" if isinstance(error, BrokenPipeError) else "", flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
 
 
 def user_message(error: BaseException) -> str | None:

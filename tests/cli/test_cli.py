@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,3 +130,21 @@ def test_a_function_explains_its_settings(run: Callable[..., int], capsys: pytes
     assert out.startswith("usage: pd-lightning copy")
     for text in ("Copy something.", "What to copy.", "How often. (type: int, default: 1)", "--config"):
         assert text in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [("--version", ""), ("--version", "1"), ("scaling-law predict --help", "")]
+)
+def test_a_reader_that_goes_is_no_error(arguments: str, unbuffered: str) -> None:
+    """As in `pd-lightning --help | head -1`: it ends as other programs do, and says nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pd_lightning", *arguments.split()],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
