@@ -42,19 +42,27 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count the parameters of a model, shared ones once.
 
     Args:
-        model: Any; a head is told by being as wide as a table of embeddings is long.
+        model: Any. The head is the one that a Hugging Face model names, else what is as wide as the longest table of
+            embeddings is long.
 
     Returns:
-        All, and those that are no embedding of input or output, as scaling laws count.
+        All, and those that are no embedding of tokens, of positions or of the output, as scaling laws count.
 
     Source: Kaplan et al. (arXiv 2001.08361), section 2.1.
     """
     tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
-    lengths = {table.num_embeddings for table in tables}
-    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features in lengths]
-    ends = {id(weight): weight.numel() for end in [*tables, *heads] for weight in end.parameters()}
+    ends = {id(weight): weight.numel() for end in [*tables, *_heads(model, tables)] for weight in end.parameters()}
     total = sum(weight.numel() for weight in model.parameters())
     return total, total - sum(ends.values())
+
+
+def _heads(model: nn.Module, tables: list[nn.Embedding]) -> list[nn.Module]:
+    named: Any = next((part for part in model.modules() if hasattr(part, "get_output_embeddings")), None)
+    head = None if named is None else named.get_output_embeddings()
+    if isinstance(head, nn.Module):
+        return [head]
+    width = max((table.num_embeddings for table in tables), default=0)
+    return [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features == width]
 
 
 def _config(model: nn.Module) -> Any:

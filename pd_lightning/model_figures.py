@@ -65,6 +65,8 @@ def measure(what: Measurement) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    from pd_lightning.flops import count_parameters
+
     device = what.device if what.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     config = AutoConfig.from_pretrained(what.folder, trust_remote_code=False)
     MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # what it imports is none of the model's memory
@@ -73,8 +75,10 @@ def measure(what: Measurement) -> dict[str, Any]:
         what.folder, dtype=what.dtype, use_safetensors=True, trust_remote_code=False
     )
     model = model.to(device).eval()
+    parameters, inner = count_parameters(model)
     figures: dict[str, Any] = {
-        **count(model),
+        "parameters": parameters,
+        "non_embedding_parameters": inner,
         "disk_mb": weights_size(Path(what.folder)) / MB,
         "dtype": str(model.dtype).removeprefix("torch."),
         "generation": [_generation(model, what, batch_size, before) for batch_size in what.batch_sizes],
@@ -84,18 +88,6 @@ def measure(what: Measurement) -> dict[str, Any]:
     if what.blocks is not None:
         figures["perplexity"] = _perplexity(model, what.blocks, what.num_blocks)
     return {**figures, "machine": _machine(device)}
-
-
-def count(model: Any) -> dict[str, int]:
-    """Parameters, shared ones once: all, and those that are no embedding of input or output.
-
-    Args:
-        model: A Hugging Face causal model.
-    """
-    total = sum(parameter.numel() for parameter in model.parameters())
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    embeddings = {id(weight): weight.numel() for end in ends if end is not None for weight in end.parameters()}
-    return {"parameters": total, "non_embedding_parameters": total - sum(embeddings.values())}
 
 
 def weights_size(folder: Path) -> int:

@@ -164,7 +164,7 @@ ARROWS = {
         "students",
         "teachers",
     },
-    "comparison": {"data", "export", "store"},
+    "comparison": {"data", "export", "flops", "store"},
     "report": set(),
     "inspection": {"record", "report", "store"},
     "demo": {"cli", "data", "export", "report", "store"},

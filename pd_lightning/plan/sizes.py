@@ -101,23 +101,18 @@ def size_of_model(model: nn.Module, positions: int, source: str) -> Size:
         positions: T, of a block.
         source: Where it is from.
     """
-    from torch import nn
-
-    from pd_lightning.flops import flops_per_token
+    from pd_lightning.flops import count_parameters, flops_per_token
 
     hf: Any = next((part for part in model.modules() if hasattr(part, "get_output_embeddings")), None)
     config = None if hf is None else hf.config.get_text_config()
     hidden = getattr(config, "hidden_size", 0)
-    embeddings = {id(part.weight): part.weight.numel() for part in model.modules() if isinstance(part, nn.Embedding)}
-    if hf is not None and (head := hf.get_output_embeddings()) is not None:
-        embeddings |= {id(weight): weight.numel() for weight in head.parameters()}
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total, inner = count_parameters(model)
     trains = any(parameter.requires_grad for parameter in model.parameters())
     heads = getattr(config, "num_attention_heads", 1)
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     return Size(
         params=float(total),
-        params_non_embedding=float(total - sum(embeddings.values())),
+        params_non_embedding=float(inner),
         forward_flops=flops_per_token(model, positions) / (3 if trains else 1),
         layers=getattr(config, "num_hidden_layers", None) or 1,
         hidden=hidden,
