@@ -31,6 +31,7 @@ class SavedLaw:
         ranges: Smallest and largest of the runs' params, tokens and, with a teacher, teacher_loss.
         supervised: The law for students without a teacher.
         role: `distilled` or `supervised`: what it was fitted to.
+        open: The coefficients that its runs do not fix.
     """
 
     fitted: Fit
@@ -39,6 +40,7 @@ class SavedLaw:
     ranges: dict[str, tuple[float, float]]
     supervised: Fit | None
     role: str
+    open: list[str]
 
     def predict(self, sizes: Sizes) -> tuple[Array, tuple[Array, Array] | None]:
         """Predict losses `[R]` in nats per token, and the ends `[R]` of their 95% intervals where there are any."""
@@ -134,6 +136,7 @@ def load_law(path: str | Path) -> SavedLaw:
             {name: tuple(content["data"][name]) for name in names},
             _fit(content["supervised"]) if content["supervised"] else None,
             content["role"],
+            [name for name, one in content["coefficients"].items() if not one["identified"]],
         )
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -91,7 +91,9 @@ def cautions(found: Analysis) -> list[str]:
     """Say what not to read into the coefficients."""
     lines = []
     if found.unclaimed:
-        lines.append(f"These runs do not fix {', '.join(found.unclaimed)}: use the predictions, not their values.")
+        lines.append(
+            f"These runs do not fix {', '.join(found.unclaimed)}: use predictions within the runs, not their values."
+        )
     lines += [f"{one}." for one in found.trade_offs]
     if edge := at_bounds(found.fitted):
         lines.append(f"The fit stopped at the bounds of {', '.join(edge)}.")

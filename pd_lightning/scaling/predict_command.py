@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,11 @@ def predict_loss(
         if law
         else _published(student_params, student_tokens, teacher)
     )
+    for name in ("teacher_loss", "supervised_loss", "distilled_loss"):
+        if found[name] is not None and not math.isfinite(found[name]):
+            raise ValueError(
+                f"{name} must be finite, got {found[name]} by the law. Mend the sizes: are they too small?"
+            )
     print(json_format.dumps(found, indent=1) if json else _text(found))
     return found
 
@@ -114,8 +120,17 @@ def _by_law(law: SavedLaw, params: float, tokens: float, teacher: float | None) 
         "supervised_loss": supervised,
         "distilled_loss": loss if distilled else None,
         "interval": None if ends is None else [float(ends[0][0]), float(ends[1][0])],
-        "warnings": [*_range_warnings(law.ranges, given), *_teacher_warnings(supervised, teacher)],
+        "warnings": [*_law_warnings(law, given), *_teacher_warnings(supervised, teacher)],
     }
+
+
+def _law_warnings(law: SavedLaw, given: Mapping[str, float | None]) -> list[str]:
+    found = _range_warnings(law.ranges, given)
+    if found and law.open:
+        found.append(f"the runs of the law do not fix {', '.join(law.open)}: beyond them its interval is too narrow.")
+    if law.role == "supervised" and given["teacher_loss"] is not None:
+        found.append("the law was fitted to students without a teacher, and says nothing of one with this teacher.")
+    return found
 
 
 def _range_warnings(ranges: Mapping[str, tuple[float, float]], given: Mapping[str, float | None]) -> list[str]:

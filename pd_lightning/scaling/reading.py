@@ -104,7 +104,12 @@ def _of_table(path: Path, metric: str, axes: Sequence[str] | None) -> list[Row]:
     if axes is not None:
         kept = _points_of(path.parent, axes)
         rows = [row for row in rows if row["point"] in kept]
-    return [{**row, "loss": float(row[metric]), "distilled": row["role"] == "point"} for row in rows]
+    return [{**row, "loss": float(row[metric]), "distilled": _is_distilled(row)} for row in rows]
+
+
+def _is_distilled(row: Row) -> bool:
+    """Whether a run of a study had a teacher: a point may be one without, whose teacher then took no operations."""
+    return row["role"] == "point" and float(row.get("teacher_flops") or 1) > 0
 
 
 def _points_of(folder: Path, axes: Sequence[str]) -> set[str]:

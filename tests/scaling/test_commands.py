@@ -104,6 +104,8 @@ def test_a_law_is_fitted_saved_and_used(
     assert found["interval"][0] < found["supervised_loss"] < found["interval"][1]
     assert found["interval"][1] / found["interval"][0] < 1.01
     assert (found["warnings"], found["distilled_loss"]) == ([], None)
+    assert main(["scaling-law", "predict", *sizes, "--teacher_loss=2", "--law_file", file]) == 0
+    assert "warning: the law was fitted to students without a teacher, and says nothing" in capsys.readouterr().out
 
 
 def test_a_law_with_teachers_predicts_both(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -134,12 +136,14 @@ def test_apples_law_says_what_it_does_not_know(results: Path, tmp_path: Path, ca
     assert "c1" in open_ones  # this data has no capacity gap
     assert {one["name"] for one in law["trade_offs"]} | set(law["at_bounds"]) <= set(open_ones)
     out = capsys.readouterr().out
-    assert f"These runs do not fix {', '.join(open_ones)}: use the predictions, not their values." in out
+    assert f"These runs do not fix {', '.join(open_ones)}: use predictions within the runs, not their values." in out
     assert out.count("not identified") == len(open_ones)
     page = (tmp_path / "report.html").read_text()
     assert "These runs do not fix" in page
     assert main(["scaling-law", "predict", *PAPER, "--teacher_loss=2.2", f"--law_file={tmp_path / 'law.json'}"]) == 0
-    assert "95% interval" not in capsys.readouterr().out.partition("student alone")[2]
+    out = capsys.readouterr().out
+    assert "95% interval" not in out.partition("student alone")[2]
+    assert f"the runs of the law do not fix {', '.join(open_ones)}: beyond them its interval is too narrow." in out
 
 
 def test_the_page_shows_what_the_file_says(results: Path, tmp_path: Path) -> None:
@@ -180,6 +184,16 @@ def test_mistakes_of_a_fit_are_explained(
     assert fit(results, tmp_path / "none", *arguments) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_prediction_without_a_number_is_refused(capsys: pytest.CaptureFixture) -> None:
+    """Which JSON could not tell."""
+    sizes = ["--student_params=1e-300", "--student_tokens=1e-300", "--teacher_loss=1e-300", "--json"]
+    assert main(["scaling-law", "predict", *sizes]) == 1
+    said = capsys.readouterr()
+    assert "distilled_loss must be finite, got inf by the law." in said.err
+    assert said.out == ""
 
 
 def test_a_file_that_is_no_law_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

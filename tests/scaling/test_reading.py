@@ -61,6 +61,14 @@ def test_a_table_gives_the_runs_of_a_role(make_runs: Callable[..., Runs], rows: 
     assert len(as_runs(read_rows([path, path], METRIC), "distilled")) == 16
 
 
+def test_a_point_without_a_teacher_is_supervised(rows: Rows, write_results: Callable[..., Path]) -> None:
+    rows = [{**row, "teacher_flops": "" if row["role"] == "point" else "0.0"} for row in rows]
+    rows[0] |= {"teacher_flops": "0.0", "teacher_loss": "", "teacher_params": ""}
+    read = read_rows([write_results(rows)], METRIC)
+    assert len(as_runs(read, "distilled", teacher=True)) == 7
+    assert len(as_runs(read, "supervised")) == 17
+
+
 def test_what_is_not_complete_is_left_out(rows: Rows, write_results: Callable[..., Path]) -> None:
     rows[0]["state"], rows[1]["state"], rows[2]["val/lm_loss"] = "failed", "running", ""
     assert len(as_runs(read_rows([write_results(rows)], METRIC), "distilled")) == 5
