@@ -58,9 +58,7 @@ def predict_loss(
     )
     for name in ("teacher_loss", "supervised_loss", "distilled_loss"):
         if found[name] is not None and not math.isfinite(found[name]):
-            raise ValueError(
-                f"{name} must be finite, got {found[name]} by the law. Mend the sizes: are they too small?"
-            )
+            raise ValueError(f"{name} must be finite, got {found[name]} by the law. Give sizes that models have.")
     print(json_format.dumps(found, indent=1) if json else _text(found))
     return found
 
