@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["bf16-mixed", "bf16-true", "32-true"]
+LARGEST = 1e30
 StoredValues = Literal["exact", "half", "compact"]
 
 
@@ -148,10 +149,12 @@ def check_assumptions(assume: Assumptions) -> None:
 
 
 def require_positive(value: float | None, flag: str) -> None:
-    """Refuse a number that is 0 or less; None is no number.
+    """Refuse a number that is 0 or less, or so large that products of two are not finite; None is no number.
 
     Raises:
         ValueError: Naming the flag.
     """
-    if value is not None and not 0 < value < float("inf"):
+    if value is not None and not 0 < value:
         raise ValueError(f"{flag} must be above 0, got {value:g}. Set --{flag} above 0, or leave it out.")
+    if value is not None and value > LARGEST:
+        raise ValueError(f"{flag} must be at most {LARGEST:g}, got {value:g}. Lower --{flag}.")

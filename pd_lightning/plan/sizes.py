@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ASPECT = 100  # hidden channels for each layer, about what language models of 0.1B to 10B have
 SHAPED_LIKE = "a Llama of 12 · layers · hidden² parameters, hidden = 100 · layers"
-_NUMBER = re.compile(r"([\d.]+(?:e\+?\d+)?)([kmbt]?)", re.IGNORECASE)
+_NUMBER = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)([kmbt]?)", re.IGNORECASE)
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 

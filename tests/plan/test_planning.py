@@ -225,6 +225,8 @@ def test_what_does_not_fit_is_warned_of(planned: Callable[..., Any]) -> None:
         (["--tokens=1e9"], "plan must know the student, got none. Set --student.params"),
         (["--student=1B"], "plan must know how long the run is, got no tokens. Set --tokens"),
         (["--student=1B", "--tokens=-5"], "tokens must be above 0, got -5. Set --tokens above 0"),
+        (["--student=1B", "--tokens=1e300"], "tokens must be at most 1e+30, got 1e+300. Lower --tokens."),
+        (["--student=1e40", "--tokens=1e9"], "student.params must be at most 1e+30, got 1e+40."),
         ([*NUMBERS, "--gpus=0"], "gpus must be above 0, got 0. Set --gpus above 0"),
         ([*NUMBERS, "--gpu=H1000"], "gpu must be one of the table, got H1000. Did you mean H100"),
         ([*NUMBERS, "--gpu=abacus"], "Known are A10, A100,"),

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pd_lightning.flops import flops_per_token
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.plan.settings import Assumptions, Described
-from pd_lightning.plan.sizes import size_of
+from pd_lightning.plan.sizes import _as_described, size_of
 
 T = 32
 BASE = {
@@ -73,6 +73,11 @@ def test_a_configuration_can_be_given_in_many_ways(tmp_path: Path) -> None:
     ways: list[Any] = [tmp_path, tmp_path / "config.json", yaml_file, json.dumps(config)]
     for way in [*map(str, ways), Described(config=config), Described(model=str(tmp_path))]:
         assert size_of(way, "student", Assumptions())[0].params == expected, way
+
+
+def test_a_name_with_points_is_no_number() -> None:
+    described = _as_described("1.2.3")
+    assert (described.model, described.params) == ("1.2.3", None)
 
 
 @pytest.mark.parametrize("text", ["1900000000", "1.9e9", "1.9B", "1900M"])
