@@ -154,7 +154,7 @@ def require_positive(value: float | None, flag: str) -> None:
     Raises:
         ValueError: Naming the flag.
     """
-    if value is not None and not 0 < value:
+    if value is not None and not value > 0:
         raise ValueError(f"{flag} must be above 0, got {value:g}. Set --{flag} above 0, or leave it out.")
     if value is not None and value > LARGEST:
         raise ValueError(f"{flag} must be at most {LARGEST:g}, got {value:g}. Lower --{flag}.")

@@ -100,9 +100,9 @@ def analyse(
         supervised,
         bootstrap(fitted, runs, replicates, seed),
         seed,
-        predict_largest(fitted, runs, hold_out, replicates, seed) if hold_out else [],
+        predict_largest(fitted, runs, hold_out, replicates, seed, starts) if hold_out else [],
         folds,
-        fold_errors(fitted, runs, folds, seed) if folds else np.empty(0),
+        fold_errors(fitted, runs, folds, seed, starts) if folds else np.empty(0),
         trade_offs(fitted, runs),
         noise(fitted, runs),
     )

@@ -54,7 +54,7 @@ def largest(runs: Runs, count: int) -> Array:
     return np.isin(students, np.argsort(flops, kind="stable")[::-1][:count])
 
 
-def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: int) -> list[HeldOut]:
+def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: int, starts: int = 16) -> list[HeldOut]:
     """Fit without the largest students, and predict them.
 
     Args:
@@ -63,6 +63,7 @@ def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: i
         count: How many students to leave out.
         replicates: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
+        starts: As of `fit`.
 
     Returns:
         Their points, the largest last.
@@ -72,7 +73,7 @@ def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: i
     """
     out = largest(runs, count)
     rest, held = runs.take(~out), runs.take(out)
-    fitted = fit(whole.law, rest, whole.delta)
+    fitted = fit(whole.law, rest, whole.delta, starts)
     z = bootstrap(fitted, rest, replicates, seed)
     _, first, points = np.unique(held.points, return_index=True, return_inverse=True)
     sizes = held.sizes.take(first)
@@ -91,7 +92,7 @@ def predict_largest(whole: Fit, runs: Runs, count: int, replicates: int, seed: i
     return sorted(found, key=lambda point: point.params * point.tokens)
 
 
-def fold_errors(whole: Fit, runs: Runs, folds: int, seed: int) -> Array:
+def fold_errors(whole: Fit, runs: Runs, folds: int, seed: int, starts: int = 16) -> Array:
     """Predict every run from a fit to the other folds; seeds of one point are in one fold.
 
     Args:
@@ -99,6 +100,7 @@ def fold_errors(whole: Fit, runs: Runs, folds: int, seed: int) -> Array:
         runs: All runs.
         folds: How many.
         seed: Of the split.
+        starts: As of `fit`.
 
     Returns:
         Relative errors `[R]`.
@@ -111,6 +113,6 @@ def fold_errors(whole: Fit, runs: Runs, folds: int, seed: int) -> Array:
     errors = np.empty(len(runs))
     for number in range(folds):
         out = fold == number
-        fitted = fit(whole.law, runs.take(~out), whole.delta)
+        fitted = fit(whole.law, runs.take(~out), whole.delta, starts)
         errors[out] = fitted.predict(runs.sizes.take(out)) / runs.losses[out] - 1
     return errors

@@ -132,10 +132,11 @@ class Compared:
         """How the comparisons of the report came out: with controls, with the base, and of each axis's best two."""
         study = self.study
         pairs = [(point, kind) for point in study.points for kind in (LM, EQUAL_FLOPS)]
-        if study.design != SEARCH:
+        axes = () if study.design == SEARCH else study.axes
+        if axes:
             pairs += [(point, AGAINST_BASE) for point in study.points if len(point.varied) == 1]
         found = [self.against(*pair) for pair in pairs]
-        for axis in study.axes:
+        for axis in axes:
             best = self.ranked([point for _, point in self.along(axis)])[:2]
             found += [self.between(self.result(first), self.result(second)) for first, second in pairwise(best)]
         return Counter(each.verdict for each in found if each is not None)

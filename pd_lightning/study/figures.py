@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def teacher_facts(settings: Settings, teachers: dict[str, Any]) -> dict[str, Any
     data = settings["data"].get("init_args") or {}
     teacher = settings["model"]["teacher"]
     model = (teacher.get("init_args") or {}).get("model") if isinstance(teacher, dict) else None
-    found = next((teachers[str(key)] for key in (model, data.get("path")) if str(key) in teachers), None)
+    known = {normpath(name): facts for name, facts in teachers.items()}  # runs/x/ and ./runs/x are one folder
+    found = next((known[key] for key in map(normpath, map(str, (model, data.get("path")))) if key in known), None)
     if isinstance(found, str):
         return _of_run(Path(found))
     return _known(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pd_lightning.redaction import redact_text
 from pd_lightning.study import outline
 from pd_lightning.study.figures import figures_of, ratio_of
 from pd_lightning.study.ledger import outline_of, rows_of
@@ -110,7 +111,7 @@ class TrialQueue:
             error: Why.
         """
         with self._lock():
-            claim.trial.set_user_attr("error", error)
+            claim.trial.set_user_attr("error", redact_text(error))
             _withdraw(claim.trial)
             claim.lock.release()
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pd_lightning.scaling.fitting import bootstrap, fit, interval
+from pd_lightning.scaling import held_out
+from pd_lightning.scaling.analysis import analyse
+from pd_lightning.scaling.fitting import Fit, bootstrap, fit, interval
 from pd_lightning.scaling.held_out import fold_errors, largest, predict_largest
-from pd_lightning.scaling.laws import LAWS, Sizes
+from pd_lightning.scaling.laws import LAWS, Law, Sizes
 from pd_lightning.scaling.runs import Runs
 
 LAW = LAWS["chinchilla"]
@@ -68,3 +70,15 @@ def test_fold_errors_are_those_of_the_other_folds(runs: Runs) -> None:
         assert errors[fold == number] == pytest.approx(expected, rel=1e-9)
     for point in range(16):
         assert len(set(fold[runs.points == point])) == 1
+
+
+def test_held_out_fits_take_as_many_starts(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def fits(law: Law, some: Runs, delta: float, starts: int) -> Fit:
+        taken.append(starts)
+        return fit(law, some, delta, starts)
+
+    monkeypatch.setattr(held_out, "fit", fits)
+    analyse(LAW, runs, folds=2, replicates=0, starts=3)
+    assert taken == [3, 3, 3]

@@ -126,3 +126,9 @@ def test_growth_is_the_mean_over_pairs_of_seeds_that_all_have(tmp_path):
     assert grown.difference.mean == pytest.approx(sum(lasts[seed] - firsts[seed] for seed in (1, 3)) / 2)
     assert grown.difference.n == 2
     assert growth(found, [], "lm") is None
+
+
+def test_a_search_counts_no_comparisons_that_its_report_has_not(tmp_path):
+    """Along an axis of a search all others vary too: its best two are not compared."""
+    found = compared(tmp_path, VALUES, design="search")
+    assert sum(found.verdicts().values()) == 4 + 2  # with the control of each point, and at equal FLOPs of two

@@ -17,7 +17,7 @@ from pd_lightning.study.roster import Run
 from pd_lightning.study.settings import Axis, Controls, StudySettings
 from pd_lightning.study.trial import Lock, TrialError, metric
 from pd_lightning.study.worker import work
-from tests.study.conftest import AXES, summary
+from tests.study.conftest import AXES, TEACHER, summary
 
 Ask = Callable[..., StudySettings]
 
@@ -130,6 +130,19 @@ def test_a_failed_trial_keeps_its_error_and_the_others_go_on(ask: Ask, trainings
     assert queue.retry_failed() == 2  # the point and its control
     work(study, "journal")
     assert len(trainings) == number + 2
+
+
+def test_a_teacher_s_folder_may_be_written_in_several_ways(ask: Ask, trainings: list[str]) -> None:
+    work(ask(teachers={"./store/": TEACHER}), "journal")
+    assert rows()["base", 1].teacher_loss == 3.0
+
+
+def test_secrets_of_an_error_are_not_kept(ask: Ask) -> None:
+    queue = TrialQueue(ask(), "journal")
+    claim = queue.claim()
+    assert claim is not None
+    queue.fail(claim, "no answer of https://me:hunter2@host/x")
+    assert "hunter2" not in queue.write()[0].error
 
 
 def test_a_study_whose_first_trials_all_fail_stops(ask: Ask, trainings: list[str]) -> None:
