@@ -106,9 +106,9 @@ def main(argv: list[str] | None = None, commands: Mapping[str, Command] = COMMAN
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # classes of one's own by class_path, as with `python -m`; they come last
     try:
-        code = _dispatch(argv, commands)
+        result = _dispatch(argv, commands)
         sys.stdout.flush()  # here, where a reader that has gone can be told from a bug
-        return code
+        return result
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code = exit_code(error)
         if code is None:

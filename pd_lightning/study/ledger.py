@@ -39,7 +39,7 @@ def _row(run: Run, trial: FrozenTrial | None, metric: str) -> Row:
         run.seed,
         state,
         value=figures["figures"].get(metric) if state == COMPLETE else None,
-        error=attributes.get("error", ""),
+        error=attributes.get("error", "") if state == FAILED else "",
         axes={axis: option_name(choice) for axis, choice in run.choices.items()},
         run=attributes.get("run", run.folder),  # settings that have another name now were trained under the old one
         **figures,

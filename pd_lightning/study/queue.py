@@ -82,7 +82,7 @@ class TrialQueue:
         """
         with self._lock():
             latest = {trial.user_attrs.get("key"): (study, trial) for study, trial in self._trials()}
-            failed = [(study, trial) for study, trial in latest.values() if "error" in trial.user_attrs]
+            failed = [(study, trial) for study, trial in latest.values() if _has_failed(trial)]
             for study, trial in failed:
                 kept = {name: value for name, value in trial.user_attrs.items() if name != "error"}
                 study.enqueue_trial(trial.params, user_attrs={**kept, "again": True})
@@ -152,7 +152,7 @@ class TrialQueue:
         trials = [trial for _, trial in self._trials()]
         ratio = _ratios(trials, self.study).get
         runs = {run.key: run for run in self.roster.runs(self.points(), ratio)}
-        known = {trial.user_attrs.get("key") for trial in trials}
+        known = {trial.user_attrs.get("key") for trial in trials if not _is_withdrawn(trial)}
         for key, run in runs.items():
             if key not in known:
                 self._study_of(run).enqueue_trial(self._params(run), user_attrs=_attributes(run))
@@ -166,12 +166,18 @@ class TrialQueue:
 
     def _left(self, runs: dict[str, Run]) -> Claim | None:
         for study, left in self._trials():
-            if left.state.name == "RUNNING":
-                run = runs.get(left.user_attrs.get("key", ""))
-                if run is None:  # drawn by a worker that ended at once, or of settings that are no longer asked for
-                    _withdraw(resumed(study, left))
-                elif lock := self._taken(run):
-                    return Claim(run, lock, resumed(study, left))
+            if left.state.name != "RUNNING":
+                continue
+            run = runs.get(left.user_attrs.get("key", ""))
+            folder = left.user_attrs.get("run") if run is None else run.folder
+            lock = self._taken(folder) if folder else None
+            if run is not None and lock is not None:
+                return Claim(run, lock, resumed(study, left))
+            if lock is not None:  # of settings that are no longer asked for, and nobody trains
+                _withdraw(resumed(study, left))
+                lock.release()
+            elif not folder:  # drawn by a worker that ended at once
+                _withdraw(resumed(study, left))
         return None
 
     def _next(self, runs: dict[str, Run]) -> Claim | None:
@@ -179,7 +185,7 @@ class TrialQueue:
         order = {key: place for place, key in enumerate(runs)}
         while True:
             first = [
-                (order.get(trial.user_attrs["key"], -1), i)
+                (order.get(trial.user_attrs.get("key", ""), -1), i)
                 for i, study in enumerate((self._points, self._controls))
                 for trial in [t for t in study.get_trials(deepcopy=False) if t.state.name == "WAITING"][:1]
             ]
@@ -187,13 +193,13 @@ class TrialQueue:
                 return None
             study = (self._points, self._controls)[min(first)[1]]
             trial = study.ask()
-            run = runs.get(trial.user_attrs["key"])
+            run = runs.get(trial.user_attrs.get("key", ""))
             if run is None:
                 _withdraw(trial)
                 continue
             if self._params(run):
                 draw(trial, self.study)
-            if lock := self._taken(run):
+            if lock := self._taken(run.folder):
                 return Claim(run, lock, trial)
 
     def _drawn(self) -> Claim | None:
@@ -215,11 +221,11 @@ class TrialQueue:
         ]
         for name, value in _attributes(run).items():
             trial.set_user_attr(name, value)
-        lock = self._taken(run)
+        lock = self._taken(run.folder)
         return Claim(run, lock, trial) if lock else None
 
-    def _taken(self, run: Run) -> Lock | None:
-        lock = Lock(self.folder / run.folder / ".lock")
+    def _taken(self, folder: str) -> Lock | None:
+        lock = Lock(self.folder / folder / ".lock")
         if lock.take(wait=False):
             return lock
         lock.release()
@@ -234,6 +240,16 @@ def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]
     counted = [trial.user_attrs for trial in trials if "figures" in trial.user_attrs]
     ratios = {digest_of(known["run"]): ratio_of(known["figures"], study.controls) for known in counted}
     return {digest: ratio for digest, ratio in ratios.items() if ratio is not None}
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    """Whether it ended with an error; one that a kill left amid putting it down goes on."""
+    return trial.state.name == "FAIL" and "error" in trial.user_attrs
+
+
+def _is_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether it was given up without a result or an error, and runs anew if it is asked for again."""
+    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
 
 
 def _withdraw(trial: Trial) -> None:

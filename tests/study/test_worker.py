@@ -137,6 +137,16 @@ def test_a_teacher_s_folder_may_be_written_in_several_ways(ask: Ask, trainings: 
     assert rows()["base", 1].teacher_loss == 3.0
 
 
+def test_an_error_that_a_kill_left_half_put_down_is_none(ask: Ask, trainings: list[str]) -> None:
+    claim = TrialQueue(study := ask(), "journal").claim()
+    assert claim is not None
+    claim.trial.set_user_attr("error", "of a kill")
+    claim.lock.release()
+    work(study, "journal")
+    assert {(row.state, row.error) for row in rows().values()} == {("complete", "")}
+    assert TrialQueue(study, "journal").retry_failed() == 0
+
+
 def test_secrets_of_an_error_are_not_kept(ask: Ask) -> None:
     queue = TrialQueue(ask(), "journal")
     claim = queue.claim()
@@ -187,6 +197,32 @@ def test_what_is_no_longer_asked_for_is_not_run(ask: Ask, trainings: list[str]) 
     work(ask(axes={"k": Axis(path="model.transforms.truncate.k", values=[3, 50])}), "journal")
     assert {name for name, _ in rows()} == {"base", "k=3", "lm", "equal flops, 15 steps"}
     assert len(trainings) == 4
+
+
+def test_what_is_asked_for_again_is_run(ask: Ask, trainings: list[str]) -> None:
+    claim = TrialQueue(ask(), "journal").claim()
+    assert claim is not None
+    claim.lock.release()
+    work(ask(axes={"k": AXES["k"]}), "journal")  # gives up what lr asked for
+    work(ask(), "journal")
+    assert {row.state for row in rows().values()} == {"complete"}
+    assert len(trainings) == len(set(trainings)) == 8
+
+
+def test_a_worker_of_an_older_yaml_leaves_alone_what_another_runs(ask: Ask) -> None:
+    claim = TrialQueue(ask(), "journal").claim()
+    assert claim is not None
+    other = TrialQueue(ask(fit=[*ask().fit, {"trainer": {"max_steps": 20}}]), "journal")
+    assert other.claim() is not None
+    finish(TrialQueue(ask(), "journal"), claim)
+    assert claim.trial.study.trials[claim.trial.number].state.name == "COMPLETE"
+
+
+def test_a_trial_that_somebody_else_queued_is_passed_over(ask: Ask, trainings: list[str]) -> None:
+    study = ask()
+    TrialQueue(study, "journal")._points.enqueue_trial({"k": "3"})
+    work(study, "journal")
+    assert {row.state for row in rows().values()} == {"complete"}
 
 
 SEARCH = {
