@@ -129,17 +129,25 @@ class Compared:
         return [point for _, point in sorted(found, key=lambda each: each[0])]
 
     def verdicts(self) -> Counter[str]:
-        """How the comparisons of the report came out: with controls, with the base, and of each axis's best two."""
+        """How the comparisons of the report came out: with controls, with the base, and of each axis's best two.
+
+        Each pair counts once: the base is often one of the best two.
+        """
         study = self.study
-        pairs = [(point, kind) for point in study.points for kind in (LM, EQUAL_FLOPS)]
+        asked = [(point, kind) for point in study.points for kind in (LM, EQUAL_FLOPS)]
         axes = () if study.design == SEARCH else study.axes
         if axes:
-            pairs += [(point, AGAINST_BASE) for point in study.points if len(point.varied) == 1]
-        found = [self.against(*pair) for pair in pairs]
+            asked += [(point, AGAINST_BASE) for point in study.points if len(point.varied) == 1]
+        pairs = [(self.result(point), self.control(point, kind)) for point, kind in asked]
         for axis in axes:
             best = self.ranked([point for _, point in self.along(axis)])[:2]
-            found += [self.between(self.result(first), self.result(second)) for first, second in pairwise(best)]
-        return Counter(each.verdict for each in found if each is not None)
+            pairs += [(self.result(first), self.result(second)) for first, second in pairwise(best)]
+        found = {
+            frozenset((id(ours), id(theirs))): self.between(ours, theirs)
+            for ours, theirs in pairs
+            if theirs is not None
+        }
+        return Counter(each.verdict for each in found.values() if each is not None)
 
     def states(self) -> Counter[str]:
         """How many runs are in which state."""

@@ -90,8 +90,8 @@ def test_all_failed_is_no_result(tmp_path):
 
 def test_comparisons_are_counted(tmp_path):
     found = compared(tmp_path, VALUES)
-    # Four with lm, two with equal_flops, three with the base, the best two of two axes.
-    assert sum(found.verdicts().values()) == 4 + 2 + 3 + 2
+    # Four with lm, two with equal_flops, three with the base, which the best two of each axis are among.
+    assert sum(found.verdicts().values()) == 4 + 2 + 3
     assert found.verdicts()["within noise"] == 1
     one = compared(tmp_path, {name: each[:1] for name, each in VALUES.items()})
     assert set(one.verdicts()) == {"one seed: no interval"}
@@ -132,3 +132,8 @@ def test_a_search_counts_no_comparisons_that_its_report_has_not(tmp_path):
     """Along an axis of a search all others vary too: its best two are not compared."""
     found = compared(tmp_path, VALUES, design="search")
     assert sum(found.verdicts().values()) == 4 + 2  # with the control of each point, and at equal FLOPs of two
+
+
+def test_the_best_two_of_an_axis_count_where_the_base_is_neither(tmp_path):
+    values = {**VALUES, "k=1": [3.8, 3.9, 4.01]}
+    assert sum(compared(tmp_path, values).verdicts().values()) == 4 + 2 + 3 + 1
