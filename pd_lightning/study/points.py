@@ -28,17 +28,14 @@ class Point:
         choices: Option of each axis, or its value in a range; an empty name where the axis is left as `fit` has it.
         varied: Axes whose option is not the base's.
         settings: Those of `fit`, but for seeds and the run folder.
+        slug: Name of its folder: one for all points of the same settings.
     """
 
     name: str
     choices: Mapping[str, Any]
     varied: tuple[str, ...]
     settings: Settings
-
-    @property
-    def slug(self) -> str:
-        """Name of its folder."""
-        return slug(self.name, self.settings)
+    slug: str
 
 
 class DesignSpace:
@@ -55,6 +52,7 @@ class DesignSpace:
     def __init__(self, study: StudySettings) -> None:
         self.axes = study.axes
         self._fit = merged(study.fit)
+        self._first_names: dict[str, str] = {}  # by settings
         self._overlays = {name: _overlays(name, axis, self._fit) for name, axis in study.axes.items()}
         self.base = {name: _base(axis, self._fit, self._overlays[name]) for name, axis in study.axes.items()}
 
@@ -81,7 +79,8 @@ class DesignSpace:
                     )
                 settings = _laid(settings, self._overlays[axis][choice])
         name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
-        return Point(name, chosen, varied, settings)
+        first = self._first_names.setdefault(digest(settings), name)
+        return Point(name, chosen, varied, settings, slug(first, settings))
 
     def points(self, study: StudySettings) -> list[Point]:
         """The points that are known beforehand: all, but for a search.

@@ -149,7 +149,9 @@ class TrialQueue:
         """Let every run wait that is none of the trials yet."""
         trials = [trial for _, trial in self._trials()]
         ratio = _ratios(trials, self.study).get
-        runs = {run.key: run for run in self.roster.runs(self.points(), ratio)}
+        runs: dict[str, Run] = {}
+        for run in self.roster.runs(self.points(), ratio):
+            runs.setdefault(run.key, run)  # points of the same settings are one run
         known = {trial.user_attrs.get("key") for trial in trials}
         for key, run in runs.items():
             if key not in known:
@@ -224,12 +226,10 @@ class TrialQueue:
 
 
 def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]:
-    """FLOPs of the points that are done, their teachers' included, over those of their students."""
-    figures = {
-        trial.user_attrs["name"]: trial.user_attrs.get("figures") for trial in trials if "name" in trial.user_attrs
-    }
-    ratios = {name: ratio_of(known, study.controls) for name, known in figures.items() if known}
-    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    """FLOPs of the points that are done, their teachers' included, over those of their students, by their folders."""
+    done = [trial.user_attrs for trial in trials if "figures" in trial.user_attrs]
+    ratios = {Path(known["run"]).parent.name: ratio_of(known["figures"], study.controls) for known in done}
+    return {slug: ratio for slug, ratio in ratios.items() if ratio is not None}
 
 
 def _withdraw(trial: Trial) -> None:

@@ -15,7 +15,7 @@ from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT, Control
 from pd_lightning.study.points import DesignSpace, Point, Settings, digest
 from pd_lightning.study.settings import StudySettings, option_name, option_names
 
-Ratio = Callable[[str], float | None]  # FLOPs of a point in all over those of its student, once they are known
+Ratio = Callable[[str], float | None]  # of a point's folder: its FLOPs over its student's, once they are known
 SUMMARY = yaml.safe_load("class_path: pd_lightning.callbacks.RunSummary")
 
 
@@ -92,7 +92,7 @@ class Roster:
         runs: dict[str, Run] = {}
         for point in points:
             check_length(point.name, point.settings)
-            runs[point.slug] = Run(POINT, point.name, 0, point.choices, point.slug, point.settings)
+            runs[point.name] = Run(POINT, point.name, 0, point.choices, point.slug, point.settings)
             for run in self._controls(point, lambda _: None):
                 runs.setdefault(f"{run.role} {run.slug}", run)
         return list(runs.values())
@@ -109,7 +109,7 @@ class Roster:
         runs = []
         if controls.lm:
             runs.append(self._control(LM, point, lm))
-        factor = ratio(point.name) if controls.equal_flops else None
+        factor = ratio(point.slug) if controls.equal_flops else None
         if factor is not None and factor > 1:
             runs.append(self._control(EQUAL_FLOPS, point, equal_flops_control(lm, factor, controls.blocks)))
         return runs

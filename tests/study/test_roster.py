@@ -15,7 +15,9 @@ Ask = Callable[..., StudySettings]
 
 def runs(study: StudySettings, ratios: dict[str, float] | None = None) -> list[Run]:
     space = DesignSpace(study)
-    return Roster(study, space).runs(space.points(study), (ratios or {}).get)
+    points = space.points(study)
+    by_slug = {point.slug: (ratios or {}).get(point.name) for point in points}
+    return Roster(study, space).runs(points, by_slug.get)
 
 
 def test_each_point_has_its_control_and_equal_controls_are_one(ask: Ask) -> None:
