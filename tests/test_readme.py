@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+MADE = (["make", "demo"], ["make", "test"], ["make", "study"], ["tensorboard", "--logdir"])
+
+
 def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
@@ -27,12 +30,12 @@ def test_every_command_works_in_its_order(small_checkout: Path, capsys: pytest.C
     run = 0
     for program, *arguments in commands():
         if program != "pd-lightning":
-            assert [program, *arguments[:1]] in (["make", "demo"], ["make", "test"], ["tensorboard", "--logdir"])
+            assert [program, *arguments[:1]] in MADE
             continue
         arguments = [argument.replace("max_steps=310", "max_steps=4") for argument in arguments]
         assert main(arguments) == 0, f"{arguments}: {capsys.readouterr().err}"
         run += 1
-    assert run == 14
+    assert run == 15
     for source in fenced("python"):
         exec(compile(source, "README.md", "exec"), {})
     printed = yaml.safe_load(fenced("yaml")[0])

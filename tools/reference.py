@@ -92,6 +92,16 @@ ROOMS = {
         "`model.selection` or `model.sampling` of `pd-lightning record`, and of the callback `LogitsRecorder`.",
         ["pd_lightning.selection:Selection", "pd_lightning.sampling:Sampling"],
     ),
+    "studies": Room(
+        "What a study asks",
+        "`axes`, `controls`, `prepare` and `slurm` of `pd-lightning study`.",
+        [
+            "pd_lightning.study.settings:Axis",
+            "pd_lightning.study.settings:Controls",
+            "pd_lightning.study.settings:Step",
+            "pd_lightning.study.settings:Slurm",
+        ],
+    ),
     "planning": Room(
         "What is planned",
         "`--student` and `--teacher` (`Described`), `--selection` (`Stored`) and `--assume` (`Assumptions`) of "

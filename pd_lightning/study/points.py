@@ -28,23 +28,19 @@ class Point:
         choices: Option of each axis, or its value in a range; an empty name where the axis is left as `fit` has it.
         varied: Axes whose option is not the base's.
         settings: Those of `fit`, but for seeds and the run folder.
+        slug: Name of its folder: one for all points of the same settings.
     """
 
     name: str
     choices: Mapping[str, Any]
     varied: tuple[str, ...]
     settings: Settings
+    slug: str
 
     @property
     def digest(self) -> str:
         """The same for points with the same settings, whatever they are called."""
         return digest(self.settings)[:8]
-
-    @property
-    def slug(self) -> str:
-        """Name of its folder: readable, and another one where settings are others."""
-        readable = re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")[:60]
-        return f"{readable}-{self.digest}"
 
 
 class DesignSpace:
@@ -67,6 +63,7 @@ class DesignSpace:
                     f"fit must have {section} as a mapping of settings, got {self._fit.get(section)!r}. Add {section} "
                     "to fit, with class_path and init_args where it is a class."
                 )
+        self._first_names: dict[str, str] = {}  # by settings
         self._overlays = {name: _overlays(name, axis, self._fit) for name, axis in study.axes.items()}
         self.base = {name: _base(axis, self._fit, self._overlays[name]) for name, axis in study.axes.items()}
 
@@ -93,7 +90,8 @@ class DesignSpace:
                     )
                 settings = _laid(settings, self._overlays[axis][choice])
         name = ", ".join(f"{axis}={option_name(chosen[axis])}" for axis in varied) or BASE
-        return Point(name, chosen, varied, settings)
+        first = self._first_names.setdefault(digest(settings), name)
+        return Point(name, chosen, varied, settings, slug(first, settings))
 
     def points(self, study: StudySettings) -> list[Point]:
         """The points that are known beforehand: all, but for a search.
@@ -138,6 +136,17 @@ def merged(layers: list[Any], below: Settings | None = None) -> Settings:
             raise ValueError(f"fit, options and config must be YAML files or mappings of settings, got {layer!r}.")
         settings = merge(settings, read_yaml(layer) if isinstance(layer, str) else layer)
     return settings
+
+
+def slug(name: str, settings: Settings) -> str:
+    """A folder's name: readable, and another one where settings are others.
+
+    Args:
+        name: What reports call the point.
+        settings: Its settings.
+    """
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
+    return f"{readable}-{digest(settings)[:8]}"
 
 
 def digest(settings: Any) -> str:

@@ -151,7 +151,9 @@ class TrialQueue:
         """Let every run wait that is none of the trials yet."""
         trials = [trial for _, trial in self._trials()]
         ratio = _ratios(trials, self.study).get
-        runs = {run.key: run for run in self.roster.runs(self.points(), ratio)}
+        runs: dict[str, Run] = {}
+        for run in self.roster.runs(self.points(), ratio):
+            runs.setdefault(run.key, run)  # points of the same settings are one run
         known = {trial.user_attrs.get("key") for trial in trials if not _is_withdrawn(trial)}
         for key, run in runs.items():
             if key not in known:

@@ -97,7 +97,7 @@ class Roster:
         runs: dict[str, Run] = {}
         for point in points:
             check_length(point.name, point.settings)
-            runs[point.slug] = Run(POINT, point.name, 0, point.choices, point.slug, point.settings)
+            runs[point.name] = Run(POINT, point.name, 0, point.choices, point.slug, point.settings)
             for run in self._controls(point, lambda _: None):
                 runs.setdefault(f"{run.role} {run.slug}", run)
         return list(runs.values())

@@ -64,7 +64,7 @@ def test_the_miniature_asks_what_the_issue_asks(monkeypatch: pytest.MonkeyPatch)
     found = points(study)
     varied = {point.varied for point in found}
     assert {("loss", "domain"), ("kd_weight_schedule", "lr"), ("student", "tokens", "teacher")} <= varied
-    assert len({point.slug for point in found}) == len(found)
+    assert len({point.name for point in found}) == len(found)
     sizes = [point.settings["trainer"]["max_steps"] for point in found if point.varied in {(), ("tokens",)}]
     assert sorted(sizes) == [256, 512, 1024]
 

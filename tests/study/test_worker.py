@@ -68,6 +68,19 @@ def test_the_teacher_s_training_counts_where_it_shall(ask: Ask, trainings: list[
     assert [name for name, _ in rows() if name.startswith("equal")] == ["equal flops, 25 steps"]  # 21.7, up to 5s
 
 
+def test_points_of_the_same_settings_are_one_run(ask: Ask, trainings: list[str]) -> None:
+    """One axis' value may be another's option: both are in the table, with both controls."""
+    same = {"model": {"transforms": {"truncate": {"init_args": {"k": 10}}}}}
+    axes = {"k": AXES["k"], "cut": Axis(options={"wide": {}, "narrow": same})}
+    work(ask(axes=axes, seeds=[1, 2]), "journal")
+    one, other = rows()["k=10", 2], rows()["cut=narrow", 2]
+    assert (one.value, one.run, one.state) == (other.value, other.run, other.state)
+    assert len(trainings) == len(set(trainings)) == 2 * 5  # base, k=1, k=10, and two controls
+    points = {point.name: point for point in read_study(Path("out")).points}
+    assert points["k=10"].slug == points["cut=narrow"].slug
+    assert points["cut=narrow"].equal_flops == points["k=10"].equal_flops == "equal flops, 15 steps"
+
+
 def test_a_longer_study_keeps_what_is_done(ask: Ask, trainings: list[str]) -> None:
     work(ask(), "journal")
     before = set(trainings)
