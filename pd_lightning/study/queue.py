@@ -240,8 +240,8 @@ def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]
     By the digest of their settings: a name stays where `fit` has changed, and settings stay where a name has.
     """
     counted = [trial.user_attrs for trial in trials if "figures" in trial.user_attrs]
-    ratios = {digest_of(known["run"]): ratio_of(known["figures"], study.controls) for known in counted}
-    return {digest: ratio for digest, ratio in ratios.items() if ratio is not None}
+    ratios = [(digest_of(known["run"]), ratio_of(known["figures"], study.controls)) for known in counted]
+    return {digest: ratio for digest, ratio in ratios if ratio is not None}
 
 
 def _has_failed(trial: FrozenTrial) -> bool:
