@@ -8,10 +8,12 @@ import yaml
 
 pytest.importorskip("optuna")
 
+from pd_lightning.study import queue as queues
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import Row, read_results
 from pd_lightning.study.settings import Axis, Controls, StudySettings
+from pd_lightning.study.storage import open_studies
 from pd_lightning.study.trial import Lock, TrialError, metric
 from pd_lightning.study.worker import work
 from tests.study.conftest import AXES, summary
@@ -107,6 +109,21 @@ def test_two_workers_take_no_trial_twice(ask: Ask) -> None:
     assert len(keys) == len(set(keys)) == 8
     assert one.is_done()
     assert other.is_done()
+
+
+def test_workers_open_the_storage_one_after_the_other(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's tables can be made once; a worker that tries at the same moment ends with an error."""
+    free = []
+
+    def opening(study: StudySettings, storage: str | None) -> object:
+        lock = Lock(Path(study.output_dir, ".lock"))
+        free.append(lock.take(wait=False))
+        lock.release()
+        return open_studies(study, storage)
+
+    monkeypatch.setattr(queues, "open_studies", opening)
+    TrialQueue(ask(), None)
+    assert free == [False]
 
 
 def test_a_trial_whose_worker_is_gone_is_taken_up_again(ask: Ask) -> None:
