@@ -14,6 +14,7 @@ import yaml
 from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
+from pd_lightning.study.options import check_options, check_sources
 from pd_lightning.study.outline import STUDY
 from pd_lightning.study.points import DesignSpace, merged
 from pd_lightning.study.roster import Roster, Run
@@ -104,6 +105,8 @@ def study(
     asked = StudySettings(**{"name": Path(output_dir).name, **given})
     _check(asked)
     folder = Path(output_dir)
+    if not report_only and (dry_run or not _is_saved(asked)):
+        check_options(asked)
     if dry_run:
         _show_plan(asked)
     elif report_only:
@@ -120,6 +123,7 @@ def study(
 
 def _check(asked: StudySettings) -> None:
     check_teachers(asked.teachers)
+    check_sources(asked)
     refuse_secrets([merged(step.config) for step in asked.prepare.values()])
     for run in _planned(asked):
         refuse_secrets(run.settings)
@@ -156,8 +160,18 @@ def _show_plan(asked: StudySettings) -> None:
 def _save(asked: StudySettings) -> Path:
     path = Path(asked.output_dir) / STUDY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, yaml.safe_dump(asdict(asked), sort_keys=False).encode())
+    write_durably(path, _text(asked).encode())
     return path
+
+
+def _is_saved(asked: StudySettings) -> bool:
+    """Whether the study was started as it is before, or this is one of its workers."""
+    path = Path(asked.output_dir) / STUDY_FILE
+    return path.exists() and path.read_text(encoding="utf-8") == _text(asked)
+
+
+def _text(asked: StudySettings) -> str:
+    return yaml.safe_dump(asdict(asked), sort_keys=False)
 
 
 def _worker_command(path: Path) -> list[str]:

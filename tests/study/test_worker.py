@@ -9,10 +9,11 @@ import yaml
 pytest.importorskip("optuna")
 
 from pd_lightning.study import queue as queues
+from pd_lightning.study import worker
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import Row, read_results
-from pd_lightning.study.settings import Axis, Controls, StudySettings
+from pd_lightning.study.settings import Axis, Controls, Step, StudySettings
 from pd_lightning.study.storage import open_studies
 from pd_lightning.study.trial import Lock, TrialError, metric
 from pd_lightning.study.worker import work
@@ -217,6 +218,14 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     one.release()
     assert other.take(wait=False)
     other.release()
+
+
+def test_a_database_is_tried_before_anything_is_prepared(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[StudySettings] = []
+    monkeypatch.setattr(worker, "prepare", lambda study, _: prepared.append(study))
+    with pytest.raises(ValueError, match="storage must be journal or the URL of a database"):
+        work(ask(prepare={"blocks": Step("tokenize", [])}), "nonsense://nowhere")
+    assert prepared == []
 
 
 def test_a_database_that_cannot_be_opened_is_named(ask: Ask) -> None:
