@@ -126,6 +126,9 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
         return 0
     name, arguments = split_command(argv, commands)
     if family := [command for command in commands if command.startswith(f"{name} ")]:
+        if arguments[:1] in (["-h"], ["--help"]):
+            print("\n".join(f"pd-lightning {command}  {commands[command].summary}" for command in family))
+            return 0
         raise CommandLineError(_unfinished_command(name, arguments, family))
     found = commands.get(name) or INTERNAL.get(name)
     if found is None:
