@@ -31,7 +31,9 @@ def write_best(compared: Compared) -> str | None:
         return None
     trainer = {**(settings.get("trainer") or {}), "default_root_dir": _new_folder(compared.folder).as_posix()}
     text = yaml.safe_dump(redact({**settings, "trainer": trainer}), sort_keys=False, allow_unicode=True)
-    write_durably(compared.folder / BEST, text.encode())
+    file = compared.folder / BEST
+    text = f"# pd-lightning fit --config {file.as_posix()}\n{text}"
+    write_durably(file, text.encode())
     return text
 
 

@@ -150,7 +150,9 @@ def _show_plan(asked: StudySettings) -> None:
     console.print(table)
     steps = sum(run.settings["trainer"]["max_steps"] for run in runs)
     if asked.design == "search":
-        console.print(f"The base of a search of {asked.n_trials} points, each with {len(asked.seeds)} seeds.")
+        number = len(asked.seeds)
+        seeds = "1 seed" if number == 1 else f"{number} seeds"
+        console.print(f"The base of a search of {asked.n_trials} points, each with {seeds}.", highlight=False)
     else:
         console.print(f"{len(runs)} runs, {steps:,} optimizer steps in all.", highlight=False)
     if asked.controls.equal_flops:
@@ -189,7 +191,7 @@ def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worke
     if retry_failed:
         from pd_lightning.study.queue import TrialQueue
 
-        print(f"{TrialQueue(asked, storage).retry_failed()} trials that failed run again.", flush=True)
+        print(f"Trials that failed and run again: {TrialQueue(asked, storage).retry_failed()}", flush=True)
     helpers = [
         subprocess.Popen(
             _worker_command(path), env={**os.environ, **_environment(storage), **_gpus(i, gpus_per_worker)}
