@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pd_lightning.store.manifest import MANIFEST_FILE
 from pd_lightning.study.points import DesignSpace, Point, Settings, merged
-from pd_lightning.study.roster import Roster, with_folder
+from pd_lightning.study.roster import Roster, Run, with_folder
 from pd_lightning.study.settings import StudySettings, option_names
 
 _ERROR = "pd-lightning: error: "
@@ -41,6 +41,23 @@ def check_options(study: StudySettings) -> None:
         )
     if done.returncode != 0:
         raise ValueError(done.stderr.rpartition(_ERROR)[2].strip())
+    unknown = {store for run in runs if (store := _store(run)) and store not in study.teachers}
+    if unknown and study.controls.equal_flops:
+        print(
+            f"No control at equal FLOPs can be made for {', '.join(sorted(unknown))}: teachers does not say who taught "
+            "it. Add an entry now, since runs that are done keep the figures that they have, or set "
+            "controls.equal_flops to false.",
+            flush=True,
+        )
+
+
+def _store(run: Run) -> str | None:
+    """The store that teaches a run, where one does."""
+    teacher = run.settings["model"].get("teacher")
+    name = teacher.get("class_path") if isinstance(teacher, dict) else teacher
+    if str(name).rpartition(".")[2] != "OfflineTeacher":
+        return None
+    return str((run.settings["data"].get("init_args") or {}).get("path"))
 
 
 def _alone(study: StudySettings, space: DesignSpace) -> list[Point]:

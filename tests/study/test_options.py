@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,16 +48,31 @@ def test_each_option_is_looked_at_alone(
 ) -> None:
     given: list[str] = []
 
-    class Done:
-        returncode = 0
-
-    def run(arguments: list[str], **_: Any) -> type[Done]:
+    def run(arguments: list[str], **_: Any) -> SimpleNamespace:
         given.extend(json.loads(Path(arguments[-1]).read_text()))
-        return Done
+        return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(options.subprocess, "run", run)
     check_options(ask(**changes))
     assert set(given) == names
+
+
+@pytest.mark.parametrize(
+    ("teachers", "equal_flops", "said"),
+    [({"other": {}}, True, True), ({"other": {}}, False, False), (None, True, False)],
+)
+def test_a_store_whose_teacher_is_not_known_is_told(
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    teachers: dict | None,
+    equal_flops: bool,
+    said: bool,
+) -> None:
+    monkeypatch.setattr(options.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    changes = {} if teachers is None else {"teachers": teachers}
+    check_options(ask(controls=Controls(equal_flops=equal_flops), **changes))
+    assert ("No control at equal FLOPs can be made for store: teachers does not" in capsys.readouterr().out) is said
 
 
 def test_folders_that_come_about_under_prepare(ask: Ask) -> None:
