@@ -77,6 +77,9 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 
+# What commands start themselves; --help and the reference don't speak of it.
+INTERNAL = {"check-fits": Command("parse settings of fit", "pd_lightning.fit_checks:check", positional=True)}
+
 EXAMPLES = """\
 examples:
   pd-lightning fit --config run.yaml
@@ -125,10 +128,14 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command]) -> int:
         return 0
     name, arguments = split_command(argv, commands)
     if family := [command for command in commands if command.startswith(f"{name} ")]:
+        if arguments[:1] in (["-h"], ["--help"]):
+            print("\n".join(f"pd-lightning {command}  {commands[command].summary}" for command in family))
+            return 0
         raise CommandLineError(_unfinished_command(name, arguments, family))
-    if name not in commands:
+    found = commands.get(name) or INTERNAL.get(name)
+    if found is None:
         raise CommandLineError(_unknown_command(name, commands))
-    command = commands[name].given(arguments)
+    command = found.given(arguments)
     result = _runner(command)(name, command, arguments)
     return result if type(result) is int else 0
 

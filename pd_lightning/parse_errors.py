@@ -18,7 +18,8 @@ CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 NOISE = re.compile(r"^\s*(Subtypes:|Given value type:|Given value:|Errors:|Does not validate against any)")
 EXPECTED = re.compile(r"- Expected a (.+)$")
 NESTED = re.compile(r"NestedArg\(key='([^']+)'")
-PLAIN = {"bool", "int", "float", "str"}
+PLAIN = {"bool", "int", "float", "str", "list"}
+SHORT = {"k": 3, "K": 3, "M": 6, "B": 9, "T": 12}
 LIMIT = 400  # characters of a message that no rule below knows
 
 
@@ -132,7 +133,15 @@ def _required(found: Found, class_path: str, settings: Sequence[str]) -> str:
 def _wrong_type(found: Found, class_path: str, settings: Sequence[str]) -> str:
     wanted = re.sub(r"^<class '(.+)'>$", r"\1", found[1])
     value = found[2] if len(found[2]) <= 80 else found[2][:77] + "..."
-    return f"the value must be of type {wanted}, got {value}."
+    return f"the value must be of type {wanted}, got {value}.{_spelt_out(wanted, value)}"
+
+
+def _spelt_out(wanted: str, value: str) -> str:
+    """What to write for 1.9B where a number is wanted, or for 3 where a list is."""
+    if wanted == "list":
+        return f" Write [{value}]." if value and value[0] not in "[{" else ""
+    short = re.fullmatch(r"([0-9.]+)([kKMBT])", value) if wanted == "float" else None
+    return f" Write {short[1]}e{SHORT[short[2]]}." if short else ""
 
 
 RULES: list[tuple[re.Pattern[str], Rule]] = [
@@ -165,7 +174,8 @@ def _none_of(message: str, where: str) -> str | None:
     plain = [name for kind in types if (name := re.sub(r"^<class '(.+)'>$", r"\1", kind)) in PLAIN]
     if choices:
         return f"{where}: the value must be one of {choices}, got {value}."
-    return f"{where}: the value must be of type {' or '.join(plain)}, got {value}." if plain else None
+    said = f"{where}: the value must be of type {' or '.join(plain)}, got {value}." if plain else None
+    return said and said + _spelt_out(plain[0], value)
 
 
 def _parameters(class_path: str) -> list[str]:

@@ -21,6 +21,7 @@ GROUPS = {
         "cli",
         "commands",
         "errors",
+        "fit_checks",
         "git_state",
         "launched",
         "loggers",

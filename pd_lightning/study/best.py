@@ -29,8 +29,9 @@ def write_best(compared: Compared) -> str | None:
     if settings is None:
         return None
     trainer = {**(settings.get("trainer") or {}), "default_root_dir": _new_folder(compared.folder).as_posix()}
-    text = as_yaml(redact({**settings, "trainer": trainer}))
-    write_durably(compared.folder / BEST, text.encode())
+    file = compared.folder / BEST
+    text = f"# pd-lightning fit --config {file.as_posix()}\n{as_yaml(redact({**settings, 'trainer': trainer}))}"
+    write_durably(file, text.encode())
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
+from pd_lightning.study.options import check_options, check_sources
 from pd_lightning.study.outline import STUDY
 from pd_lightning.study.points import DesignSpace, merged
 from pd_lightning.study.roster import Roster, Run
@@ -110,6 +111,8 @@ def study(
     asked = StudySettings(**{"name": Path(output_dir).name, **given})
     _check(asked)
     folder = Path(output_dir)
+    if not report_only and (dry_run or not _is_saved(asked)):
+        check_options(asked)
     if retry_failed and not (dry_run or report_only):
         _retry_failed(asked, storage)
     if dry_run:
@@ -133,6 +136,7 @@ def _cores() -> int:
 
 def _check(asked: StudySettings) -> None:
     check_teachers(asked.teachers)
+    check_sources(asked)
     refuse_secrets([merged(step.config) for step in asked.prepare.values()])
     for run in _planned(asked):
         refuse_secrets(run.settings)
@@ -159,7 +163,9 @@ def _show_plan(asked: StudySettings) -> None:
     console.print(table)
     steps = sum(run.settings["trainer"]["max_steps"] for run in runs)
     if asked.design == "search":
-        console.print(f"The base of a search of {asked.n_trials} points, each with {len(asked.seeds)} seeds.")
+        number = len(asked.seeds)
+        seeds = "1 seed" if number == 1 else f"{number} seeds"
+        console.print(f"The base of a search of {asked.n_trials} points, each with {seeds}.", highlight=False)
     else:
         console.print(f"{len(runs)} runs, {steps:,} optimizer steps in all.", highlight=False)
     if asked.controls.equal_flops:
@@ -169,8 +175,18 @@ def _show_plan(asked: StudySettings) -> None:
 def _save(asked: StudySettings) -> Path:
     path = Path(asked.output_dir) / STUDY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, as_yaml(asdict(asked)).encode())
+    write_durably(path, _text(asked).encode())
     return path
+
+
+def _is_saved(asked: StudySettings) -> bool:
+    """Whether the study was started as it is before, or this is one of its workers."""
+    path = Path(asked.output_dir) / STUDY_FILE
+    return path.exists() and path.read_text(encoding="utf-8") == _text(asked)
+
+
+def _text(asked: StudySettings) -> str:
+    return as_yaml(asdict(asked))
 
 
 def _worker_command(path: Path) -> list[str]:

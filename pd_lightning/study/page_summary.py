@@ -32,7 +32,8 @@ def introduction(compared: Compared, decimals: int) -> str:
         Paragraphs.
     """
     study = compared.study
-    asked = f"{len(study.points)} points and {len(study.controls)} controls, {len(study.seeds)} seeds each"
+    seeds = "1 seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
+    asked = f"{len(study.points)} points and {len(study.controls)} controls, {seeds} each"
     metric = f"The metric is {metric_text(study)}; {direction_text(study)}."
     paragraphs = [f"{asked}. {metric} {_progress(compared)}"]
     ranked = compared.ranked(study.points)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from pd_lightning.compose import merge, override
@@ -134,6 +135,11 @@ def merged(layers: list[Any], below: Settings | None = None) -> Settings:
     for layer in layers:
         if not isinstance(layer, str | dict):
             raise ValueError(f"fit, options and config must be YAML files or mappings of settings, got {layer!r}.")
+        if isinstance(layer, str) and not Path(layer).is_file():
+            raise FileNotFoundError(
+                f"fit, options and config of a study must name YAML files, got {layer}, which does not exist. Paths "
+                "are relative to the folder in which the command is given."
+            )
         settings = merge(settings, read_yaml(layer) if isinstance(layer, str) else layer)
     return settings
 

@@ -56,7 +56,8 @@ class TrialQueue:
         self.space = DesignSpace(study)
         self.roster = Roster(study, self.space)
         # Controls have no parameters: among the points they would lead a sampler astray.
-        self._points, self._controls = open_studies(study, storage)
+        with self._lock():  # two that make SQLite's tables at once are one too many
+            self._points, self._controls = open_studies(study, storage)
 
     def claim(self) -> Claim | None:
         """Take a trial: one that was left, else the next that waits, else, in a search, a new one.

@@ -22,7 +22,9 @@ def work(study: StudySettings, storage: str | None) -> None:
         study: What is asked.
         storage: Optuna's storage, see `open_studies`.
     """
-    prepare(study, _say)
+    if study.prepare:
+        TrialQueue(study, storage)  # a database that can't be opened is told before hours of preparing
+        prepare(study, _say)
     check_trained(study.teachers)
     queue = TrialQueue(study, storage)
     queue.write()

@@ -64,6 +64,13 @@ def test_an_unknown_command_is_explained(argument: str, message: str, capsys: py
     assert message in error
 
 
+def test_help_of_the_first_of_two_words_names_both(capsys: pytest.CaptureFixture) -> None:
+    assert main(["scaling-law", "--help"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "pd-lightning scaling-law fit  fit a scaling law to the runs of a study"
+    assert second.startswith("pd-lightning scaling-law predict  ")
+
+
 @pytest.mark.parametrize(("second", "got"), [([], "nothing"), (["fti"], "fti"), (["--law=apple"], "--law=apple")])
 def test_a_command_of_two_words_needs_both(second: list[str], got: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["scaling-law", *second]) == 2

@@ -20,6 +20,14 @@ pytest.importorskip("optuna")
 Ask = Callable[..., StudySettings]
 
 
+@pytest.fixture(autouse=True)
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[StudySettings]:
+    """Keeps the process out that parses options, which takes seconds; gives what it would have been asked."""
+    asked: list[StudySettings] = []
+    monkeypatch.setattr(study_command, "check_options", asked.append)
+    return asked
+
+
 def write(study: StudySettings) -> None:
     settings = {name: value for name, value in asdict(study).items() if value is not None}
     Path("study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -44,6 +52,16 @@ def test_a_study_from_its_yaml_to_its_report(ask: Ask, trainings: list[str], cap
     assert main(["study", "--config", "study.yaml", "--report_only"]) == 0
     assert Path("out/report.html").exists()
     assert len(trainings) == 24
+
+
+def test_options_are_checked_where_they_are_new(ask: Ask, trainings: list[str], checked: list[StudySettings]) -> None:
+    """A study that goes on and its workers don't wait for it."""
+    write(ask())
+    numbers = []
+    for arguments in (["--dry_run"], [], [], ["--seeds=[1, 2]"], ["--report_only"]):
+        assert main(["study", "--config", "study.yaml", *arguments]) == 0
+        numbers.append(len(checked))
+    assert numbers == [1, 2, 2, 3, 3]
 
 
 def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None:
@@ -71,10 +89,13 @@ def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None
         (["--teachers.store=3"], "teachers"),
         (["--teachers={store: {param: 3}}"], "teachers.store must be the run folder of a fit, or figures named params"),
         (["--fit+={trainer: {logger: {init_args: {api_key: abc}}}}"], "trainer.logger.init_args.api_key must hold no"),
-        (["--fit+=nowhere.yaml"], "nowhere.yaml, which does not exist"),
         (["--fit=[{model: {}}]"], "fit must have data as a mapping of settings, got None"),
-        (["--teachers.store=nowhere"], "teachers must name run folders with a summary.json, got nowhere"),
         (["--slurm.timeout_min=5", "--gpus_per_worker=1"], "gpus_per_worker must be left out with slurm"),
+        (["--controls.blocks=nowhere"], "controls.blocks must be a folder of token blocks, got nowhere, which is none"),
+        (["--teachers={store: nowhere}"], "teachers.store must be the run folder of a fit with a summary.json, got no"),
+        (["--fit+=nowhere.yaml"], "of a study must name YAML files, got nowhere.yaml, which does not exist"),
+        (["--seeds=3"], "seeds: the value must be of type list, got 3. Write [3]."),
+        (["--axes.k.values=5"], "the value must be of type list, got 5. Write [5]."),
         (["--axes.k.path=model.nothing.k"], "axes.k.path: model.nothing.k must name a setting below one that"),
     ],
 )

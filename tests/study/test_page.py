@@ -197,7 +197,9 @@ def test_losses_and_schedules_are_drawn_over_the_run(report):
 
 
 def test_best_yaml_is_what_fit_was_given_in_a_folder_of_its_own(report):
-    found = yaml.safe_load((report.parent / "best.yaml").read_text())
+    written = (report.parent / "best.yaml").read_text()
+    assert written.startswith(f"# pd-lightning fit --config {(report.parent / 'best.yaml').as_posix()}\n")
+    found = yaml.safe_load(written)
     folder = (report.parent / "best").as_posix()
     assert found == {**SETTINGS, "seed_everything": 1, "trainer": {"max_steps": 8, "default_root_dir": folder}}
     assert f"pd-lightning fit --config {(report.parent / 'best.yaml').as_posix()}" in Words(report).text

@@ -9,12 +9,14 @@ import yaml
 
 pytest.importorskip("optuna")
 
-from pd_lightning.study import queue as queue_module
+from pd_lightning.study import queue as queues
+from pd_lightning.study import worker
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import Row, read_results
 from pd_lightning.study.roster import Run
-from pd_lightning.study.settings import Axis, Controls, StudySettings
+from pd_lightning.study.settings import Axis, Controls, Step, StudySettings
+from pd_lightning.study.storage import open_studies
 from pd_lightning.study.trial import Lock, TrialError, metric
 from pd_lightning.study.worker import work
 from tests.study.conftest import AXES, TEACHER, summary
@@ -187,6 +189,21 @@ def test_two_workers_take_no_trial_twice(ask: Ask) -> None:
     assert other.is_done()
 
 
+def test_workers_open_the_storage_one_after_the_other(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's tables can be made once; a worker that tries at the same moment ends with an error."""
+    free = []
+
+    def opening(study: StudySettings, storage: str | None) -> object:
+        lock = Lock(Path(study.output_dir, ".lock"))
+        free.append(lock.take(wait=False))
+        lock.release()
+        return open_studies(study, storage)
+
+    monkeypatch.setattr(queues, "open_studies", opening)
+    TrialQueue(ask(), None)
+    assert free == [False]
+
+
 def test_a_trial_whose_worker_is_gone_is_taken_up_again(ask: Ask) -> None:
     """It has the same number: nothing fails, nothing is counted twice."""
     gone = TrialQueue(ask(), "journal").claim()
@@ -287,13 +304,13 @@ def test_a_draw_whose_worker_was_killed_amid_it_does_not_count(
     ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = TrialQueue(study := ask(**SEARCH), "journal")
-    attributes = queue_module._attributes
+    attributes = queues._attributes
 
     def half(run: Run) -> dict[str, Any]:
         return {name: value for name, value in attributes(run).items() if name in ("role", "name", "seed")}
 
     with monkeypatch.context() as amid:
-        amid.setattr(queue_module, "_attributes", half)
+        amid.setattr(queues, "_attributes", half)
         lost = queue.claim()
     assert lost is not None
     lost.lock.release()
@@ -306,7 +323,7 @@ def test_looking_at_what_others_run_draws_nothing(ask: Ask, monkeypatch: pytest.
     study = ask(**{**SEARCH, "n_trials": 1}, controls=Controls(lm=False))
     held = TrialQueue(study, "journal").claim()
     assert held is not None
-    monkeypatch.setattr(queue_module, "resumed", lambda *_: pytest.fail("it runs elsewhere"))
+    monkeypatch.setattr(queues, "resumed", lambda *_: pytest.fail("it runs elsewhere"))
     assert TrialQueue(study, "journal").claim() is None
 
 
@@ -331,6 +348,14 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     one.release()
     assert other.take(wait=False)
     other.release()
+
+
+def test_a_database_is_tried_before_anything_is_prepared(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[StudySettings] = []
+    monkeypatch.setattr(worker, "prepare", lambda study, _: prepared.append(study))
+    with pytest.raises(ValueError, match="storage must be journal or the URL of a database"):
+        work(ask(prepare={"blocks": Step("tokenize", [])}), "nonsense://nowhere")
+    assert prepared == []
 
 
 def test_a_database_that_cannot_be_opened_is_named(ask: Ask) -> None:
