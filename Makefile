@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
+# Files of tests go to processes that have a core each: small models gain nothing from a second thread.
+PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo study docs test slow lint clean
@@ -16,8 +19,8 @@ demo: $(INSTALLED) ## distil a student on this machine, ten minutes on two CPU c
 study: $(INSTALLED) ## a small study of the design space, half an hour on two CPU cores
 	@$(RUN) pd_lightning study --config configs/study/quick.yaml --workers 2
 
-test: $(INSTALLED) ## run the tests
-	@$(RUN) pytest
+test: $(INSTALLED) ## run the tests, in two processes; PROCESSES=8 takes eight
+	@$(PYTEST)
 
 slow: $(INSTALLED) ## run the tests that take long
 	@$(RUN) pytest -m slow
