@@ -24,26 +24,45 @@ def figures_of(summary: dict[str, Any], settings: Settings, study: StudySettings
         study: Which says who taught which store, and what of the teacher counts.
     """
     student, tokens = summary["student"], summary["tokens"]
-    taught = has_teacher(settings)
-    teacher = teacher_facts(settings, study.teachers) | _known(summary["teacher"]) if taught else {}
-    forward, trained = teacher.get("flops_per_token"), teacher.get("tokens")
+    live = _known(summary["teacher"])
     figures: dict[str, Any] = {
         "steps": summary["steps"],
         "student_tokens": tokens,
         "student_params": student["params"],
         "student_params_non_embedding": student["params_non_embedding"],
-        "teacher_params": teacher.get("params"),
-        "teacher_params_non_embedding": teacher.get("params_non_embedding"),
-        "teacher_tokens": trained,
-        "teacher_loss": teacher.get("loss"),
         "student_flops": student["flops_per_token"] * tokens,
-        "teacher_flops": _times(forward, tokens) if taught else 0.0,
-        "teacher_training_flops": _times(forward, trained, TRAINING) if taught else 0.0,
         "train_seconds": summary["train_seconds"],
         "figures": {name: value for name, value in summary["metrics"].items() if value is not None},
     }
-    figures["total_flops"] = _total(figures, study.controls)
-    return figures
+    return priced(figures | _of_teacher(live, tokens), settings, study)
+
+
+def priced(figures: dict[str, Any], settings: Settings, study: StudySettings) -> dict[str, Any]:
+    """The figures of a run with its teacher's, as the study tells them now.
+
+    Args:
+        figures: As `figures_of` gave them when the run ended.
+        settings: What it was given.
+        study: Which says who taught which store, and what of the teacher counts.
+    """
+    if has_teacher(settings):
+        told = _of_teacher(teacher_facts(settings, study.teachers), figures["student_tokens"])
+        figures = {**told, **_known(figures), **_known(told)}
+    else:
+        figures = {**figures, **_of_teacher({}, 0), "teacher_flops": 0.0, "teacher_training_flops": 0.0}
+    return {**figures, "total_flops": _total(figures, study.controls)}
+
+
+def _of_teacher(facts: dict[str, Any], tokens: int) -> dict[str, Any]:
+    forward = facts.get("flops_per_token")
+    return {
+        "teacher_params": facts.get("params"),
+        "teacher_params_non_embedding": facts.get("params_non_embedding"),
+        "teacher_tokens": facts.get("tokens"),
+        "teacher_loss": facts.get("loss"),
+        "teacher_flops": _times(forward, tokens),
+        "teacher_training_flops": _times(forward, facts.get("tokens"), TRAINING),
+    }
 
 
 def ratio_of(figures: dict[str, Any], controls: Controls) -> float | None:

@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": COMPLETE, "FAIL": FAILED, "PRUNED": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
 
 
-def rows_of(runs: list[Run], trials: list[FrozenTrial], metric: str) -> list[Row]:
+def rows_of(
+    runs: list[Run], trials: list[FrozenTrial], figures: Mapping[str, Mapping[str, Any]], metric: str
+) -> list[Row]:
     """The rows of `results.csv`.
 
     Args:
         runs: What is asked for.
         trials: All there are; of several of the same run the last one counts.
+        figures: Of what is done, by key.
         metric: What is compared now: what Optuna was told of a run may be another figure.
     """
     latest = {trial.user_attrs.get("key"): trial for trial in trials}
-    return [_row(run, latest.get(run.key), metric) for run in runs]
+    return [_row(run, latest.get(run.key), figures.get(run.key, {}), metric) for run in runs]
 
 
-def _row(run: Run, trial: FrozenTrial | None, metric: str) -> Row:
+def _row(run: Run, trial: FrozenTrial | None, figures: Mapping[str, Any], metric: str) -> Row:
     state = WAITING if trial is None else STATES[trial.state.name]
     attributes: Mapping[str, Any] = {} if trial is None else trial.user_attrs
-    figures = attributes.get("figures", {})
     return Row(
         run.name,
         run.role,

@@ -45,8 +45,7 @@ def check_options(study: StudySettings) -> None:
     if unknown and study.controls.equal_flops:
         print(
             f"No control at equal FLOPs can be made for {', '.join(sorted(unknown))}: teachers does not say who taught "
-            "it. Add an entry now, since runs that are done keep the figures that they have, or set "
-            "controls.equal_flops to false.",
+            "it. Add an entry, now or later, or set controls.equal_flops to false.",
             flush=True,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pd_lightning.redaction import redact_text
 from pd_lightning.study import outline
-from pd_lightning.study.figures import figures_of, ratio_of
+from pd_lightning.study.figures import figures_of, priced, ratio_of
 from pd_lightning.study.ledger import outline_of, rows_of
 from pd_lightning.study.points import DesignSpace, Point
 from pd_lightning.study.results import RESULTS, Row, write_results
@@ -124,8 +124,9 @@ class TrialQueue:
         """
         with self._lock():
             trials = [trial for _, trial in self._trials()]
-            points, ratio = self.points(), _ratios(trials, self.study).get
-            rows = rows_of(self.roster.runs(points, ratio), trials, self.study.metric)
+            points, figures = self.points(), self._figures(trials)
+            ratio = self._ratios(figures).get
+            rows = rows_of(self.roster.runs(points, ratio), trials, figures, self.study.metric)
             outline.write_study(self.folder, outline_of(self.study, self.space.base, points, self.roster, ratio))
             write_results(self.folder / RESULTS, rows)
         return rows
@@ -148,10 +149,26 @@ class TrialQueue:
         for study in (self._points, self._controls):
             yield from ((study, trial) for trial in study.get_trials(deepcopy=False))
 
+    def _figures(self, trials: list[FrozenTrial]) -> dict[str, dict[str, Any]]:
+        """The figures of what is done and asked for, by key, with those of teachers as `teachers` has them now."""
+        asked = {run.key: run.settings for run in self.roster.runs(self.points(), lambda _: None)}
+        done = {t.user_attrs["key"]: t.user_attrs["figures"] for t in trials if "figures" in t.user_attrs}
+        return {key: priced(kept, asked[key], self.study) if key in asked else kept for key, kept in done.items()}
+
+    def _ratios(self, figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """FLOPs of points that are done with any seed, their teachers' included, over those of their students.
+
+        By the digest of their settings: a name stays where `fit` has changed, and settings stay where a name has.
+        """
+        asked = self.roster.runs(self.points(), lambda _: None)
+        done = {digest_of(run.folder): figures[run.key] for run in asked if run.key in figures}
+        ratios = {digest: ratio_of(kept, self.study.controls) for digest, kept in done.items()}
+        return {digest: ratio for digest, ratio in ratios.items() if ratio is not None}
+
     def _ask_for_all(self) -> dict[str, Run]:
         """Let every run wait that is none of the trials yet."""
         trials = [trial for _, trial in self._trials()]
-        ratio = _ratios(trials, self.study).get
+        ratio = self._ratios(self._figures(trials)).get
         runs: dict[str, Run] = {}
         for run in self.roster.runs(self.points(), ratio):
             runs.setdefault(run.key, run)  # points of the same settings are one run
@@ -233,16 +250,6 @@ class TrialQueue:
             return lock
         lock.release()
         return None
-
-
-def _ratios(trials: list[FrozenTrial], study: StudySettings) -> dict[str, float]:
-    """FLOPs of the points that are done with any seed, their teachers' included, over those of their students.
-
-    By the digest of their settings: a name stays where `fit` has changed, and settings stay where a name has.
-    """
-    counted = [trial.user_attrs for trial in trials if "figures" in trial.user_attrs]
-    ratios = [(digest_of(known["run"]), ratio_of(known["figures"], study.controls)) for known in counted]
-    return {digest: ratio for digest, ratio in ratios if ratio is not None}
 
 
 def _has_failed(trial: FrozenTrial) -> bool:

@@ -361,3 +361,19 @@ def test_a_database_is_tried_before_anything_is_prepared(ask: Ask, monkeypatch: 
 def test_a_database_that_cannot_be_opened_is_named(ask: Ask) -> None:
     with pytest.raises(ValueError, match="storage must be journal or the URL of a database that can be opened"):
         TrialQueue(ask(), "nonsense://x")
+
+
+def test_a_teacher_that_is_told_later_counts_for_runs_that_are_done(ask: Ask, trainings: list[str]) -> None:
+    """Then its controls at equal FLOPs come, and no point is trained again."""
+    work(ask(teachers={}), "journal")
+    assert rows()["base", 1].total_flops is None
+    assert not [name for name, _ in rows() if name.startswith("equal")]
+    number = len(trainings)
+    work(ask(), "journal")
+    assert rows()["base", 1].total_flops == 10 * 128 * 180
+    assert (rows()["base", 1].teacher_loss, rows()["lm", 1].teacher_loss) == (3.0, None)
+    assert [name for name, _ in rows() if name.startswith("equal")] == [
+        "equal flops, 15 steps",
+        "equal flops, 15 steps: lr=0.02",
+    ]
+    assert len(trainings) == number + 2
