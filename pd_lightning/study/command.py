@@ -124,9 +124,14 @@ def study(
 
         submit(slurm, workers, _worker_command(_save(asked)), folder, _environment(storage))
     else:
-        _run(asked, storage, workers, gpus_per_worker)
+        codes = _run(asked, storage, workers, gpus_per_worker)
         if report:
             _report(folder)
+        if any(codes):
+            raise ValueError(
+                f"All workers must end well, got exit codes {codes} of the others. Their messages stand above; give "
+                "the same command again to go on."
+            )
 
 
 def _cores() -> int:
@@ -203,7 +208,7 @@ def _retry_failed(asked: StudySettings, storage: str | None) -> None:
     print(f"{TrialQueue(asked, storage).retry_failed()} trials that failed run again.", flush=True)
 
 
-def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worker: int) -> None:
+def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worker: int) -> list[int]:
     from pd_lightning.study.worker import work
 
     path = _save(asked)
@@ -214,11 +219,7 @@ def _run(asked: StudySettings, storage: str | None, workers: int, gpus_per_worke
         work(asked, storage)
     finally:
         codes = [helper.wait() for helper in helpers]
-    if any(codes):
-        raise ValueError(
-            f"All workers must end well, got exit codes {codes}. Their messages stand above; give the same command "
-            "again to go on."
-        )
+    return codes
 
 
 def _gpus(worker: int, number: int) -> dict[str, str]:

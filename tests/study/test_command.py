@@ -1,5 +1,6 @@
 """`pd-lightning study` as it is typed."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -195,3 +196,14 @@ def test_parameters_that_are_none_of_submitit(tmp_path: Path) -> None:
 def test_a_command_s_output_is_kept(tmp_path: Path) -> None:
     assert real_command(["--version"], tmp_path / "x" / "log", threads=1) == 0
     assert (tmp_path / "x" / "log").read_text().startswith("pd-lightning ")
+
+
+def test_a_worker_that_ends_badly_costs_no_report(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(study_command, "_worker_command", lambda _: [sys.executable, "-c", "raise SystemExit(3)"])
+    write(ask())
+    assert main(["study", "--config", "study.yaml", "--workers=2"]) == 1
+    assert "All workers must end well, got exit codes [3] of the others." in capsys.readouterr().err
+    assert Path("out/report.html").exists()
+    assert len(trainings) == 8
