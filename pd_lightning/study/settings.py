@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Design = Literal["one_factor", "grid", "search"]
+Preparation = Literal["tokenize", "fit", "export", "record", "select", "import-logits"]
 # Plain dict and list: what is typed more closely, jsonargparse would take apart, and make objects of class_paths.
 Layer = str | dict  # a YAML file, or settings
 SEARCH_ONLY = ("low", "high", "log", "step")
@@ -76,11 +77,11 @@ class Step:
     """A command that is run once, before any trial.
 
     Args:
-        command: A command of `pd-lightning`: tokenize, fit, export, record, select …
+        command: The command of `pd-lightning`.
         config: Its settings: YAML files and mappings, laid one over the other.
     """
 
-    command: str
+    command: Preparation
     config: list[Layer] = field(default_factory=list)
 
 

@@ -95,6 +95,7 @@ def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None
         (["--controls.blocks=nowhere"], "controls.blocks must be a folder of token blocks, got nowhere, which is none"),
         (["--teachers={store: nowhere}"], "teachers.store must be the run folder of a fit with a summary.json, got no"),
         (["--fit+=nowhere.yaml"], "of a study must name YAML files, got nowhere.yaml, which does not exist"),
+        (["--prepare={x: {command: tokenise}}"], "tokenise"),
         (["--seeds=3"], "seeds: the value must be of type list, got 3. Write [3]."),
         (["--axes.k.values=5"], "the value must be of type list, got 5. Write [5]."),
         (["--axes.k.path=model.nothing.k"], "axes.k.path: model.nothing.k must name a setting below one that"),
