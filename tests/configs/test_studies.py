@@ -23,7 +23,7 @@ def asked(name: str, monkeypatch: pytest.MonkeyPatch) -> StudySettings:
     """What a study's YAML asks for."""
     caught: list[StudySettings] = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(command, "_run", lambda settings, *_: caught.append(settings))
+    monkeypatch.setattr(command, "_run", lambda settings, *_: caught.append(settings) or [])
     assert main(["study", f"--config=configs/study/{name}.yaml", "--report=false"]) == 0
     return caught[0]
 
