@@ -9,10 +9,10 @@ from pd_lightning.redaction import redact
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.compared import Compared, Result
 from pd_lightning.study.results import COMPLETE
+from pd_lightning.study.trial import TRIAL
 from pd_lightning.yaml_files import as_yaml, read_yaml
 
 BEST = "best.yaml"
-TRIAL = "trial.yaml"
 
 
 def write_best(compared: Compared) -> str | None:

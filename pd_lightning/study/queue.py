@@ -13,7 +13,7 @@ from pd_lightning.study.figures import figures_of, priced, ratio_of
 from pd_lightning.study.ledger import outline_of, rows_of
 from pd_lightning.study.points import DesignSpace, Point
 from pd_lightning.study.results import RESULTS, Row, write_results
-from pd_lightning.study.roster import Roster, Run, digest_of
+from pd_lightning.study.roster import Ratio, Roster, Run, digest_of
 from pd_lightning.study.sampling import draw, make_sampler
 from pd_lightning.study.settings import StudySettings
 from pd_lightning.study.storage import open_studies, resumed
@@ -55,6 +55,7 @@ class TrialQueue:
         self.folder = Path(study.output_dir)
         self.space = DesignSpace(study)
         self.roster = Roster(study, self.space)
+        self._fixed = self.space.points(study)
         # Controls have no parameters: among the points they would lead a sampler astray.
         with self._lock():  # two that make SQLite's tables at once are one too many
             self._points, self._controls = open_studies(study, storage)
@@ -124,8 +125,8 @@ class TrialQueue:
         """
         with self._lock():
             trials = [trial for _, trial in self._trials()]
-            points, figures = self.points(), self._figures(trials)
-            ratio = self._ratios(figures).get
+            points = self.points()
+            figures, ratio = self._counted(points, trials)
             rows = rows_of(self.roster.runs(points, ratio), trials, figures, self.study.metric)
             outline.write_study(self.folder, outline_of(self.study, self.space.base, points, self.roster, ratio))
             write_results(self.folder / RESULTS, rows)
@@ -134,7 +135,7 @@ class TrialQueue:
     def points(self) -> list[Point]:
         """The points that are asked for: of a search, those that were drawn."""
         if self.study.design != "search":
-            return self.space.points(self.study)
+            return self._fixed
         drawn = [
             self.space.point(t.user_attrs["choices"])
             for t in self._points.get_trials(deepcopy=False)
@@ -149,28 +150,31 @@ class TrialQueue:
         for study in (self._points, self._controls):
             yield from ((study, trial) for trial in study.get_trials(deepcopy=False))
 
-    def _figures(self, trials: list[FrozenTrial]) -> dict[str, dict[str, Any]]:
-        """The figures of what is done and asked for, by key, with those of teachers as `teachers` has them now."""
-        asked = {run.key: run.settings for run in self.roster.runs(self.points(), lambda _: None)}
-        done = {t.user_attrs["key"]: t.user_attrs["figures"] for t in trials if "figures" in t.user_attrs}
-        return {key: priced(kept, asked[key], self.study) if key in asked else kept for key, kept in done.items()}
+    def _counted(self, points: list[Point], trials: list[FrozenTrial]) -> tuple[dict[str, dict[str, Any]], Ratio]:
+        """What is known of the runs that are done, with teachers as `teachers` has them now.
 
-    def _ratios(self, figures: dict[str, dict[str, Any]]) -> dict[str, float]:
-        """FLOPs of points that are done with any seed, their teachers' included, over those of their students.
-
-        By the digest of their settings: a name stays where `fit` has changed, and settings stay where a name has.
+        Returns:
+            Their figures, by key, and the FLOPs of points, their teachers' included, over those of their students, from
+            any seed. These go by the digest of settings: a name stays where `fit` has changed, and settings stay where
+            a name has.
         """
-        asked = self.roster.runs(self.points(), lambda _: None)
-        done = {digest_of(run.folder): figures[run.key] for run in asked if run.key in figures}
-        ratios = {digest: ratio_of(kept, self.study.controls) for digest, kept in done.items()}
-        return {digest: ratio for digest, ratio in ratios.items() if ratio is not None}
+        figures = {t.user_attrs["key"]: t.user_attrs["figures"] for t in trials if "figures" in t.user_attrs}
+        ratios: dict[str, float] = {}
+        for run in self.roster.runs(points, lambda _: None):
+            if run.key in figures:
+                figures[run.key] = priced(figures[run.key], run.settings, self.study)
+                ratio = ratio_of(figures[run.key], self.study.controls)
+                if ratio is not None:
+                    ratios[digest_of(run.folder)] = ratio
+        return figures, ratios.get
 
     def _ask_for_all(self) -> dict[str, Run]:
         """Let every run wait that is none of the trials yet."""
         trials = [trial for _, trial in self._trials()]
-        ratio = self._ratios(self._figures(trials)).get
+        points = self.points()
+        _, ratio = self._counted(points, trials)
         runs: dict[str, Run] = {}
-        for run in self.roster.runs(self.points(), ratio):
+        for run in self.roster.runs(points, ratio):
             runs.setdefault(run.key, run)  # points of the same settings are one run
         known = {trial.user_attrs.get("key") for trial in trials if not _is_withdrawn(trial)}
         for key, run in runs.items():
