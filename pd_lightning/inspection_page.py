@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from json import dumps
 from typing import Any
 
-from rich import table as rich_table
 from rich.console import Console
-from rich.text import Text
 
+from pd_lightning import console_tables
 from pd_lightning.charts import Chart
-from pd_lightning.report import Table, cell_text, write_report
+from pd_lightning.report import Table, write_report
 
 _BAR = 30
 _ALL_WELL = "Every checksum and every item is as it was written."
@@ -26,11 +25,7 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
         report: What `inspect` put together.
         console: Where to.
     """
-    for table in _tables(report):
-        shown = rich_table.Table(*table.columns, title=Text(table.title), title_justify="left")
-        for row in table.rows:
-            shown.add_row(*(Text(cell_text(cell), overflow="fold") for cell in row))
-        console.print(shown)
+    console_tables.print_tables(_tables(report), console)
     for problem in report.get("problems", ()):
         console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
     if report.get("problems") == []:

@@ -85,7 +85,7 @@ GROUPS = {
         "terms",
     },
     "targets": {"blockwise", "heads", "targets"},
-    "report": {"chart_axes", "charts", "report"},
+    "report": {"chart_axes", "charts", "console_tables", "report"},
     "inspection": {"inspection", "inspection_figures", "inspection_page"},
     "distiller": {"distilled", "distiller", "student_output"},
 }

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich import table as rich_table
 from rich.console import Console
-from rich.text import Text
 
+from pd_lightning import console_tables
 from pd_lightning.charts import Chart
-from pd_lightning.report import Table, cell_text, write_report
+from pd_lightning.report import Table, write_report
 from pd_lightning.scaling.analysis import Analysis, completed
 from pd_lightning.scaling.fitting import interval
 from pd_lightning.scaling.identifiability import at_bounds
@@ -28,11 +27,7 @@ def print_tables(found: Analysis, console: Console) -> None:
         found: All about the law.
         console: Where to.
     """
-    for table in tables(found):
-        shown = rich_table.Table(*table.columns, title=Text(table.title), title_justify="left")
-        for row in table.rows:
-            shown.add_row(*(Text(cell_text(cell), overflow="fold") for cell in row))
-        console.print(shown)
+    console_tables.print_tables(tables(found), console)
     for caution in cautions(found):
         console.print(caution, markup=False, highlight=False, soft_wrap=True)
 
