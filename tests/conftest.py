@@ -1,11 +1,13 @@
 """A small corpus, tokenized; a small teacher; and what the teacher says of the corpus: made once for all tests."""
 
+import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ TINY = {
 }
 BLOCK_SIZE = 16
 VOCAB_SIZE = 300
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="session")
@@ -149,3 +152,21 @@ def small_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(library / f"{module}.py", tmp_path / "text" / f"{number}.py")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Iterator[Callable[[str], ModuleType]]:
+    """Loads a benchmark by name: they are scripts, in no package, and import one another from their folder."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    sys.path.append(str(BENCHMARKS))
+    yield load
+    sys.path.remove(str(BENCHMARKS))

@@ -1,9 +1,7 @@
 """The parts of a plan against formulas written anew, and `pd-lightning plan` from numbers."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,17 +25,6 @@ NUMBERS = ["--student.params=1.9e9", "--tokens=100e9"]
 TAUGHT = [*NUMBERS, "--teacher.params=9.4e9"]
 
 
-def scale() -> Any:
-    """benchmarks/scale.py, whose tables docs/scale.md shows."""
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "benchmarks" / "scale.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def llama(shape: Any) -> Described:
     fields = {
         "model_type": "llama",
@@ -52,8 +39,8 @@ def llama(shape: Any) -> Described:
     return Described(config=fields)
 
 
-def test_memory_is_that_of_the_page_on_scale() -> None:
-    module = scale()
+def test_memory_is_that_of_the_page_on_scale(benchmark: Any) -> None:
+    module = benchmark("scale")  # whose tables docs/scale.md shows
     student = size_of(llama(module.STUDENT), "student", Assumptions())[0]
     teacher = size_of(llama(module.TEACHER), "teacher", Assumptions())[0]
     rows = {row[0]: row[1:] for row in module.memory(module.Assumptions()).rows}
