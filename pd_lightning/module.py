@@ -180,16 +180,13 @@ class DistillationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Refuse checkpoints amid an accumulation, and say what is compared with what."""
+        """Refuse checkpoints amid an accumulation, say what is compared with what, and start the clock."""
         check_validation_interval(self.trainer)
         self._student.warn_of_lost_router_loss()
         catch_up(config.scheduler for config in self.trainer.lr_scheduler_configs)
         if self.target_kind is not None:
             rank_zero_info(f"KD loss: {self.objective.describe(self.target_kind)}")
-
-    def on_train_epoch_start(self) -> None:
-        """Start the clock of tokens a second."""
-        self._speed.mark()
+        self._speed.mark()  # not at an epoch's start: a run that goes on amid one has none
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draw dropout from (seed, batches processed, rank), so that a resumed run needs no random state."""

@@ -1,6 +1,7 @@
 """What a finished run says of itself."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.throughput import measure_flops
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pd_lightning.callbacks import RunSummary
 from pd_lightning.data import TokenBlocks
@@ -81,3 +83,19 @@ def test_a_run_that_turns_out_to_be_finished_keeps_its_figures(tmp_path: Path, b
         again, TokenBlocks(str(blocks), batch_size=BATCH), ckpt_path=checkpoint, weights_only=True
     )
     assert summary(tmp_path) == {**whole, "train_seconds": summary(tmp_path)["train_seconds"]}
+
+
+def test_a_run_that_goes_on_amid_an_epoch_counts_the_seconds_of_its_own_clock(
+    tmp_path: Path, blocks: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of another start, or of another machine, stands anywhere."""
+    run = trainer(tmp_path, max_steps=3)
+    run.callbacks.append(ModelCheckpoint(tmp_path, "amid", every_n_train_steps=3))
+    run.fit(DistillationModule(model(tiny), NoTeacher()), TokenBlocks(str(blocks), batch_size=BATCH))
+    before, clock = summary(tmp_path)["train_seconds"], time.perf_counter
+    monkeypatch.setattr("pd_lightning.speed.time.perf_counter", lambda: clock() + 1e6)
+    again = DistillationModule(model(tiny), NoTeacher())
+    trainer(tmp_path, max_steps=5).fit(
+        again, TokenBlocks(str(blocks), batch_size=BATCH), ckpt_path=tmp_path / "amid.ckpt", weights_only=True
+    )
+    assert before < summary(tmp_path)["train_seconds"] < 1e6
