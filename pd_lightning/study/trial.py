@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 class TrialError(Exception):
     """A trial ended without a result; the message says why."""
+
+
+class MissingFigureError(TrialError):
+    """A trial has no such figure as the study compares."""
 
 
 class Lock:
@@ -120,14 +125,27 @@ def metric(summary: dict[str, Any], name: str) -> float:
         name: The figure.
 
     Raises:
-        TrialError: There is none, or it is not finite.
+        MissingFigureError: There is none.
+        TrialError: It is not finite.
     """
     value = summary["metrics"].get(name, "missing")
     if value == "missing":
-        raise TrialError(f"{name} must be a validation figure, got {', '.join(summary['metrics'])}. Set metric.")
+        raise MissingFigureError(missing(name, summary["metrics"]))
     if value is None or not math.isfinite(value):
         raise TrialError(f"{name} is not finite at the end: the training diverged.")
     return float(value)
+
+
+def missing(name: str, figures: Iterable[str]) -> str:
+    """Say that there is no such figure.
+
+    Args:
+        name: Of the figure.
+        figures: Those that there are.
+    """
+    return (
+        f"metric must be one of the validation figures {', '.join(figures)}, got {name}. Mend it in the study's YAML."
+    )
 
 
 def command(arguments: list[str], log: Path, threads: int | None, lock: Lock | None = None) -> int:

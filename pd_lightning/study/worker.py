@@ -9,7 +9,7 @@ from pd_lightning.study.prepare import prepare
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import COMPLETE, FAILED, Row
 from pd_lightning.study.settings import StudySettings
-from pd_lightning.study.trial import TrialError, metric, run_trial
+from pd_lightning.study.trial import MissingFigureError, TrialError, metric, missing, run_trial
 
 _SECONDS_BETWEEN_LOOKS = 3.0
 _FAILURES_AT_START = 3
@@ -27,7 +27,7 @@ def work(study: StudySettings, storage: str | None) -> None:
         prepare(study, _say)
     check_trained(study.teachers)
     queue = TrialQueue(study, storage)
-    queue.write()
+    _check_metric(queue.write(), study.metric)
     while True:
         claim = queue.claim()
         if claim is None:
@@ -40,6 +40,9 @@ def work(study: StudySettings, storage: str | None) -> None:
             summary = run_trial(queue.folder, claim.run, claim.lock, study.threads)
             value = metric(summary, study.metric)
         except TrialError as error:
+            if isinstance(error, MissingFigureError) and not _has_values(queue.write()):
+                claim.lock.release()  # as it is trained, it counts as soon as metric is mended
+                raise ValueError(str(error)) from error
             queue.fail(claim, str(error))
             said = f"failed: {str(error).splitlines()[0]}"
         else:
@@ -48,6 +51,17 @@ def work(study: StudySettings, storage: str | None) -> None:
         rows = queue.write()
         _stop_if_hopeless(rows)
         _say(f"{_done(rows)} {claim.run.name}, seed {claim.run.seed}: {said} ({time.monotonic() - started:.0f} s)")
+
+
+def _check_metric(rows: list[Row], name: str) -> None:
+    """Refuse a metric that none of the finished runs has."""
+    figures = dict.fromkeys(figure for row in rows if row.state == COMPLETE for figure in row.figures)
+    if figures and name not in figures:
+        raise ValueError(missing(name, figures))
+
+
+def _has_values(rows: list[Row]) -> bool:
+    return any(row.value is not None for row in rows)
 
 
 def _stop_if_hopeless(rows: list[Row]) -> None:

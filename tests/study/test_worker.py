@@ -121,6 +121,16 @@ def test_another_metric_is_read_from_what_is_done(ask: Ask, trainings: list[str]
     assert rows()["base", 1].value == rows()["base", 1].figures["val/perplexity"]
 
 
+def test_a_metric_that_no_run_has_is_told_at_once(ask: Ask, trainings: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"one of the validation figures val/lm_loss, val/perplexity, got val/loss"):
+        work(ask(metric="val/loss"), "journal")
+    assert len(trainings) == 1
+    work(ask(), "journal")
+    assert len(trainings) == len(set(trainings)) == len(rows()), "what was trained counts"
+    with pytest.raises(ValueError, match=r"got val/loss"):
+        work(ask(metric="val/loss"), "journal")
+
+
 def test_an_option_of_another_name_keeps_what_is_done(ask: Ask, trainings: list[str]) -> None:
     cut = {"model": {"transforms": {"truncate": {"init_args": {"k": 3}}}}}
     for name in ("three", "3 ids"):
@@ -337,7 +347,7 @@ def test_options_of_a_search_stay(ask: Ask, trainings: list[str]) -> None:
 def test_a_loss_that_is_not_finite_is_a_failure() -> None:
     with pytest.raises(TrialError, match="val/lm_loss is not finite at the end: the training diverged"):
         metric({"metrics": {"val/lm_loss": None}}, "val/lm_loss")
-    with pytest.raises(TrialError, match="val/x must be a validation figure, got val/lm_loss"):
+    with pytest.raises(TrialError, match="metric must be one of the validation figures val/lm_loss, got val/x"):
         metric({"metrics": {"val/lm_loss": 1.0}}, "val/x")
 
 
