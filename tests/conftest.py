@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import lightning.pytorch  # noqa: F401 - now: its loggers keep the stderr of their import, and a test's own is closed
 import pytest
 import yaml
 
