@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from pd_lightning.cli.quiet import quieten
 from pd_lightning.data import TokenBlocks, bpe
 from pd_lightning.data.pack import Packer
 from pd_lightning.data.split import SplitWriter
 from pd_lightning.language_model import build_causal_lm
-from pd_lightning.quiet import quieten
 from pd_lightning.record import Recorder
 from pd_lightning.selection import Selection
 from pd_lightning.store import chunks

@@ -43,10 +43,10 @@ from rivals import (
 )
 from torch import Tensor
 
-from pd_lightning.chunking import rows_per_chunk
-from pd_lightning.heads import Head, LinearHead
 from pd_lightning.objective import Objective
+from pd_lightning.objective.chunking import rows_per_chunk
 from pd_lightning.targets import HiddenTargets, SparseTargets
+from pd_lightning.targets.heads import Head, LinearHead
 
 MIB = 2**20
 

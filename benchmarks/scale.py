@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.chunking import _DEVICE_BYTES
+from pd_lightning.objective.chunking import _DEVICE_BYTES
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = {"100B": 100e9, "500B": 500e9}

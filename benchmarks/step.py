@@ -37,13 +37,13 @@ from torch.nn import functional as F
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.data.batch import BlockDataset, collate
-from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.module import DistillationModule
+from pd_lightning.module.optimization import default_optimizer, parameter_groups
 from pd_lightning.objective import Objective
-from pd_lightning.optimization import default_optimizer, parameter_groups
 from pd_lightning.store.reader import BlockReader
 from pd_lightning.targets import Targets
+from pd_lightning.targets.heads import Head
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Teacher
 
 MIB = 2**20

@@ -14,7 +14,7 @@ from pd_lightning.callbacks.progress import RunProgress
 from pd_lightning.callbacks.run_summary import RunSummary
 from pd_lightning.callbacks.stalled_loader import StalledLoader
 from pd_lightning.callbacks.throughput import Throughput
-from pd_lightning.skip_non_finite import SkipNonFinite
+from pd_lightning.guards.skip_non_finite import SkipNonFinite
 
 __all__ = [
     "Distill",

@@ -16,10 +16,10 @@ from pd_lightning.callbacks.logits_sample import Sample, undisturbed
 from pd_lightning.context import Progress
 from pd_lightning.data.inputs import BatchInputs
 from pd_lightning.distiller import Distiller
-from pd_lightning.heads import Head
-from pd_lightning.logits_figures import Asked
+from pd_lightning.module.surroundings import surroundings_of
 from pd_lightning.objective import Objective
-from pd_lightning.surroundings import surroundings_of
+from pd_lightning.objective.logits_figures import Asked
+from pd_lightning.targets.heads import Head
 from pd_lightning.teachers import Surroundings, Teacher
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pd_lightning.callbacks.live_student import logged_step
 from pd_lightning.callbacks.rolling import encode_text, prefix_id
-from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
+from pd_lightning.targets.heads import Head
 
 
 def complete(

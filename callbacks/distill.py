@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from pd_lightning.callbacks.submodules import submodule
 from pd_lightning.distiller import Distiller
 from pd_lightning.losses import Loss
+from pd_lightning.module.stale_figures import leave_gaps
 from pd_lightning.schedules import Schedule
-from pd_lightning.stale_figures import leave_gaps
 from pd_lightning.teachers import Teacher
 from pd_lightning.transforms import Transform
 

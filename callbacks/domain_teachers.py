@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from pd_lightning.callbacks.distilling import distilling
 from pd_lightning.callbacks.domains import Domain
-from pd_lightning.surroundings import surroundings_of
+from pd_lightning.module.surroundings import surroundings_of
 from pd_lightning.teachers import NoTeacher, OfflineTeacher, Surroundings, Teacher
 
 

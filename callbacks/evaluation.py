@@ -17,9 +17,9 @@ from pd_lightning.callbacks.token_bytes import token_bytes
 from pd_lightning.callbacks.tokenizer import context_length, load_tokenizer
 from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.data import Source
-from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
 from pd_lightning.store.manifest import tokenizer_digest
+from pd_lightning.targets.heads import Head
 from pd_lightning.teachers import Teacher
 
 _WHO = "Evaluation"

@@ -14,9 +14,9 @@ from pd_lightning.callbacks.distilling import distilling
 from pd_lightning.callbacks.live_student import evaluating, live_student
 from pd_lightning.callbacks.tokenizer import load_tokenizer
 from pd_lightning.callbacks.training_data import tokenizer_dir
-from pd_lightning.export import is_export, write_export
+from pd_lightning.export.exporting import is_export, write_export
+from pd_lightning.export.live import check_exportable, live_checkpoint
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.live_export import check_exportable, live_checkpoint
 from pd_lightning.store.durable import disk_full_explained
 
 _WHO = "ExportHF"

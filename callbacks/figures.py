@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pd_lightning.chunking import rows_per_chunk
-from pd_lightning.closed_form import are_largest
 from pd_lightning.context import IGNORE_INDEX, Context
-from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL, TotalVariation
 from pd_lightning.losses.alignment import AnyTargets, widened
+from pd_lightning.objective.chunking import rows_per_chunk
+from pd_lightning.objective.closed_form import are_largest
 from pd_lightning.targets import DenseTargets, Targets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms.shared_vocabulary import SharedVocabulary
 
 BINS = 15

@@ -9,10 +9,10 @@ from torch import Tensor, distributed
 from torch.nn.utils.rnn import pad_sequence
 
 from pd_lightning.callbacks.rolling import encode_text, prefix_id, rolling_windows
-from pd_lightning.chunking import rows_per_chunk
 from pd_lightning.context import IGNORE_INDEX
-from pd_lightning.heads import Head
 from pd_lightning.language_model import LanguageModel
+from pd_lightning.objective.chunking import rows_per_chunk
+from pd_lightning.targets.heads import Head
 
 _MAX_NEW_TOKENS = 256  # where a task does not say, as of HFLM
 

@@ -15,13 +15,13 @@ from pd_lightning.callbacks.training_data import tokenizer_of
 from pd_lightning.data.batch import LABELLED
 from pd_lightning.data.resume import pending
 from pd_lightning.data.tokenizer_folder import describe_tokenizer, save_tokenizer
-from pd_lightning.heads import Head
+from pd_lightning.module.surroundings import manifest_of
+from pd_lightning.recording.store_format import StoreFormat, store_format
+from pd_lightning.recording.training_batch import TrainingBatch
+from pd_lightning.recording.training_store import TrainingStore
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import Manifest, TokenizerInfo, software_versions
-from pd_lightning.store_format import StoreFormat, store_format
-from pd_lightning.surroundings import manifest_of
-from pd_lightning.training_batch import TrainingBatch
-from pd_lightning.training_store import TrainingStore
+from pd_lightning.targets.heads import Head
 
 _STATE = "LogitsRecorder"
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pd_lightning.context import IGNORE_INDEX, Progress
-from pd_lightning.heads import Head
-from pd_lightning.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
-from pd_lightning.student_output import aligned
+from pd_lightning.distiller.student_output import aligned
+from pd_lightning.objective.logits_figures import UNKNOWN, WIDTHS, Asked, logits_figures
+from pd_lightning.recording.training_batch import uncached_autocast
 from pd_lightning.targets import Targets
-from pd_lightning.training_batch import uncached_autocast
+from pd_lightning.targets.heads import Head
 
 POSITION = "position"
 _COLUMNS = {**WIDTHS, POSITION: 1}

@@ -15,7 +15,7 @@ from pd_lightning.callbacks.histograms import log_histograms
 from pd_lightning.callbacks.logits_sample import Sample, columns, padded
 from pd_lightning.callbacks.logits_source import hook_logits
 from pd_lightning.callbacks.statistics_summary import samples, scalars
-from pd_lightning.heads import Head
+from pd_lightning.targets.heads import Head
 from pd_lightning.teachers import Teacher
 
 _VAL_BATCHES = 8

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pd_lightning.callbacks.logits_sample import POSITION
-from pd_lightning.logits_figures import UNKNOWN
+from pd_lightning.objective.logits_figures import UNKNOWN
 
 # Limits of the buckets: of the teacher's entropy in nats, and of the position in the block.
 ENTROPIES = (0.0, 0.5, 1.0, 2.0, 4.0)

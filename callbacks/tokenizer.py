@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.surroundings import manifest_of
+from pd_lightning.module.surroundings import manifest_of
 
 
 def load_tokenizer(name: str, who: str) -> Any:

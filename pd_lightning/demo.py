@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.charts import Chart
-from pd_lightning.cli import COMMANDS
+from pd_lightning.cli.command_line import COMMANDS
 from pd_lightning.report import Table, write_report
+from pd_lightning.report.charts import Chart
 
 CONFIGS = Path("configs/demo")
 ROOT = Path("runs/demo")
@@ -69,7 +69,7 @@ def _run(command: str, *arguments: str) -> Any:
         from pd_lightning.trainer import run
 
         return run(command, COMMANDS[command], arguments)
-    from pd_lightning.commands import run as run_function
+    from pd_lightning.cli.commands import run as run_function
 
     return run_function(command, COMMANDS[command], arguments)
 
@@ -270,7 +270,7 @@ def _complete(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    from pd_lightning.errors import exit_code
+    from pd_lightning.cli.errors import exit_code
 
     try:
         raise SystemExit(main())

@@ -11,18 +11,18 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from pd_lightning.chunk_writer import ChunkWriter
 from pd_lightning.data import TokenBlocks
-from pd_lightning.recording_data import FolderData, RankBatches, RecordingBatch, RecordingData, Share
-from pd_lightning.recording_loaders import LoaderData
-from pd_lightning.recording_output import RecordingOutput
-from pd_lightning.recording_plan import RecordingPlan, check_space
-from pd_lightning.recording_targets import TargetEncoder
+from pd_lightning.recording.chunk_writer import ChunkWriter
+from pd_lightning.recording.data import FolderData, RankBatches, RecordingBatch, RecordingData, Share
+from pd_lightning.recording.loaders import LoaderData
+from pd_lightning.recording.output import RecordingOutput
+from pd_lightning.recording.plan import RecordingPlan, check_space
+from pd_lightning.recording.store_format import per_token, store_format
+from pd_lightning.recording.targets import TargetEncoder
 from pd_lightning.redaction import redact, redact_text
 from pd_lightning.sampling import Sampling
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import Manifest, SplitInfo, software_versions
-from pd_lightning.store_format import per_token, store_format
 from pd_lightning.teachers import Surroundings, Teacher
 
 _T = TypeVar("_T")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pd_lightning.context import Context, Progress
-from pd_lightning.heads import Head
 from pd_lightning.selection import COLUMNS, Place, rows_at_a_time, statistics_of
 from pd_lightning.targets import DenseTargets, SparseTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms.sample_tokens import SampleTokens
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pd_lightning.heads import Head
 from pd_lightning.targets import STATISTICS, SparseTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms.top_pk import cut
 
 COLUMNS = STATISTICS

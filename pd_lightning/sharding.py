@@ -15,7 +15,7 @@ from torch.distributed.fsdp import (
 )
 
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.layers import layers
+from pd_lightning.language_model.layers import layers
 
 
 def shard_frozen(model: LanguageModel, mesh: DeviceMesh) -> None:

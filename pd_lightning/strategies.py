@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from pd_lightning.checkpoints.sharded import read_on_first_rank, read_shards, whole, write_shards
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.sharded_checkpoints import read_on_first_rank, read_shards, whole, write_shards
 from pd_lightning.sharding import shard_student
 
 _COMPUTE = {"bf16-mixed": torch.bfloat16}

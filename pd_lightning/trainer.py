@@ -13,15 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from pd_lightning.commands import load_target, with_flags
-from pd_lightning.compose import as_arguments, compose
-from pd_lightning.launched import end_with_launcher
-from pd_lightning.optimization import length_of_run
-from pd_lightning.parse_errors import explained
-from pd_lightning.plan.settings import Assumptions, Described, Stored
-from pd_lightning.quiet import quieten
-from pd_lightning.run_settings import SaveRunConfig
-from pd_lightning.runs import (
+from pd_lightning.cli.commands import load_target, with_flags
+from pd_lightning.cli.launched import end_with_launcher
+from pd_lightning.cli.parse_errors import explained
+from pd_lightning.cli.quiet import quieten
+from pd_lightning.cli.run_settings import SaveRunConfig
+from pd_lightning.cli.runs import (
     CHECKPOINTS,
     DEFAULT_ROOT,
     RunCheckpoints,
@@ -29,8 +26,11 @@ from pd_lightning.runs import (
     run_callbacks,
     run_loggers,
 )
-from pd_lightning.trainer_checks import check_sections, check_settings
-from pd_lightning.unfinished_step import UnfinishedStep
+from pd_lightning.cli.trainer_checks import check_sections, check_settings
+from pd_lightning.cli.unfinished_step import UnfinishedStep
+from pd_lightning.composition.compose import as_arguments, compose
+from pd_lightning.module.optimization import length_of_run
+from pd_lightning.plan.settings import Assumptions, Described, Stored
 
 if TYPE_CHECKING:
     from pd_lightning.cli import Command

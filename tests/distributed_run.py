@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pd_lightning.callbacks import LogitsRecorder
+from pd_lightning.cli.runs import RunCheckpoints
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
 from pd_lightning.muon import MuonWithAdamW
-from pd_lightning.runs import RunCheckpoints
 from pd_lightning.schedules import Constant
 from pd_lightning.selection import Selection
 from pd_lightning.students import HFStudent

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pd_lightning.compose import compose
+from pd_lightning.composition.compose import compose
 from pd_lightning.redaction import is_secret, redact, redact_text, redacted_yaml, refuse_redacted
 
 KEY = "hf_" + "A1b2" * 8

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.charts import DARK, DASHES, LIGHT, Chart, drawing
+from pd_lightning.report.charts import DARK, DASHES, LIGHT, Chart, drawing
 from pd_lightning.schedules import WSD, Cosine, Linear, Periodic, Schedule
 
 ASSETS = Path(__file__).parents[1] / "docs" / "assets"

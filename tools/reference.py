@@ -7,8 +7,8 @@ from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from typing import Any
 
-from pd_lightning.cli import COMMANDS, Command
-from pd_lightning.commands import load_target
+from pd_lightning.cli.command_line import COMMANDS, Command
+from pd_lightning.cli.commands import load_target
 
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Source):[ ]*", flags=re.MULTILINE)
 

@@ -8,7 +8,7 @@ from pd_lightning.plan.settings import Assumptions
 from pd_lightning.plan.sizes import Size
 
 Strategy = Literal["ddp", "fsdp2"]
-CHUNK_BYTES = 256 * 2**20  # of a chunk's float32 logits on a GPU, see pd_lightning.chunking
+CHUNK_BYTES = 256 * 2**20  # of a chunk's float32 logits on a GPU, see pd_lightning.objective.chunking
 FEWEST_ROWS = 128
 _DTYPES = {"bf16-mixed": (4, 2), "bf16-true": (2, 2), "32-true": (4, 4)}  # bytes of weights, and of products
 

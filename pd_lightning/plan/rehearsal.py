@@ -14,14 +14,14 @@ from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from pd_lightning.data import TokenBlocks
 from pd_lightning.module import DistillationModule
-from pd_lightning.optimization import build_optimizer
+from pd_lightning.module.optimization import build_optimizer
+from pd_lightning.module.surroundings import check_trainer, check_validation_interval, student_defaults
 from pd_lightning.plan.request import Request
 from pd_lightning.plan.settings import Assumptions, Described, check_assumptions, require_positive
 from pd_lightning.plan.sizes import Size, size_of, size_of_model
 from pd_lightning.plan.teacher_sizes import size_of_recorded, size_of_teacher
 from pd_lightning.schedules import check_schedules
 from pd_lightning.strategies import FSDP2Strategy
-from pd_lightning.surroundings import check_trainer, check_validation_interval, student_defaults
 from pd_lightning.teachers import NoTeacher, OfflineTeacher
 
 if TYPE_CHECKING:

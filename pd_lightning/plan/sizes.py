@@ -145,8 +145,8 @@ def _of_numbers(params: float, non_embedding: float | None, assume: Assumptions)
 def _of_config(config: Any, who: str, source: str, assume: Assumptions) -> Size:
     import torch
 
-    from pd_lightning.architectures import make_causal_lm
     from pd_lightning.language_model import build_causal_lm
+    from pd_lightning.language_model.architectures import make_causal_lm
 
     try:
         with torch.device("meta"):
@@ -194,7 +194,7 @@ def _read(name: str, who: str) -> Any:
 
 def _of_yaml(name: str, who: str) -> Any:
     """The student's configuration in a YAML of `fit`, or a YAML that is nothing but one."""
-    from pd_lightning.yaml_files import read_yaml
+    from pd_lightning.composition.yaml_files import read_yaml
 
     found: Any = read_yaml(name)
     inner = found

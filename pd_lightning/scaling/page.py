@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pd_lightning import console_tables
-from pd_lightning.charts import Chart
-from pd_lightning.report import Table, write_report
+from pd_lightning.report import Table, console_tables, write_report
+from pd_lightning.report.charts import Chart
 from pd_lightning.scaling.analysis import Analysis, completed
 from pd_lightning.scaling.fitting import interval
 from pd_lightning.scaling.identifiability import at_bounds

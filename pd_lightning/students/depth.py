@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pd_lightning.layers import hf_layers
+from pd_lightning.language_model.layers import hf_layers
 
 Keep = Literal["even", "ends", "first"]
 # Lists of layer numbers; lists of one entry for each layer are known by their length.

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from pd_lightning.language_model import LanguageModel, build_causal_lm
-from pd_lightning.layers import hf_layers
-from pd_lightning.pretrained import load_pretrained, outline_pretrained
+from pd_lightning.language_model.layers import hf_layers
+from pd_lightning.language_model.pretrained import load_pretrained, outline_pretrained
 from pd_lightning.students.base import Student
 from pd_lightning.tokenizers import check_same_tokenizer
 

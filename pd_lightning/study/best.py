@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.composition.yaml_files import as_yaml, read_yaml
 from pd_lightning.redaction import redact
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.compared import Compared, Result
 from pd_lightning.study.results import COMPLETE
 from pd_lightning.study.trial import TRIAL
-from pd_lightning.yaml_files import as_yaml, read_yaml
 
 BEST = "best.yaml"
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from pd_lightning.composition.yaml_files import as_yaml
 from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
@@ -17,7 +18,6 @@ from pd_lightning.study.outline import STUDY
 from pd_lightning.study.points import DesignSpace, merged
 from pd_lightning.study.roster import Roster, Run
 from pd_lightning.study.settings import Axis, Controls, Design, Layer, Slurm, Step, StudySettings
-from pd_lightning.yaml_files import as_yaml
 
 STUDY_FILE = "study.yaml"
 STORAGE = "PD_LIGHTNING_STUDY__STORAGE"

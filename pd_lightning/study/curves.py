@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pd_lightning.charts import Chart
 from pd_lightning.report import Section
+from pd_lightning.report.charts import Chart
 from pd_lightning.study.compared import Compared, Result
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT
 from pd_lightning.study.results import COMPLETE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
+from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import AxisScale, Placed, axis_scale, means, ranges
 from pd_lightning.study.compared import AGAINST_BASE, Compared
 from pd_lightning.study.curves import schedule_charts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
+from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import means, ranges
 from pd_lightning.study.compared import Compared, Result
 from pd_lightning.study.outline import POINT

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
+from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import Compared, Comparison
 from pd_lightning.study.growth import growth_texts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from pd_lightning.charts import Chart
 from pd_lightning.report import Section, Table
+from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import Compared
 from pd_lightning.study.outline import MAXIMIZE, Axis, Option

@@ -12,9 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.compose import merge, override
+from pd_lightning.composition.compose import merge, override
+from pd_lightning.composition.yaml_files import read_yaml
 from pd_lightning.study.settings import Axis, StudySettings, option_name, option_names
-from pd_lightning.yaml_files import read_yaml
 
 BASE = "base"
 Settings = dict[str, Any]

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
+from pd_lightning.composition.yaml_files import as_yaml
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.points import merged
 from pd_lightning.study.roster import with_folder
 from pd_lightning.study.settings import Step, StudySettings
 from pd_lightning.study.trial import Lock, command, last_words, size_of
-from pd_lightning.yaml_files import as_yaml
 
 
 def prepare(study: StudySettings, say: Any = print) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pd_lightning.compose import override
+from pd_lightning.composition.compose import override
 from pd_lightning.study.controls import check_length, equal_flops_control, has_teacher, lm_control
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, POINT, Control
 from pd_lightning.study.points import DesignSpace, Point, Settings, digest

@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pd_lightning.composition.yaml_files import as_yaml
 from pd_lightning.store.durable import write_durably
 from pd_lightning.store.json_files import read_json
 from pd_lightning.study.roster import Run, with_folder
-from pd_lightning.yaml_files import as_yaml
 
 SUMMARY = "summary.json"
 TRIAL = "trial.yaml"

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pd_lightning.heads import Head
 from pd_lightning.targets import Form, HiddenTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 
 _KEY = "model.teacher.init_args"

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pd_lightning.heads import Head, LinearHead
-from pd_lightning.isolation import logits_width
 from pd_lightning.language_model import LanguageModel
-from pd_lightning.pretrained import load_pretrained, outline_pretrained
+from pd_lightning.language_model.isolation import logits_width
+from pd_lightning.language_model.pretrained import load_pretrained, outline_pretrained
 from pd_lightning.sharding import shard_frozen
 from pd_lightning.targets import Form, HiddenTargets
+from pd_lightning.targets.heads import Head, LinearHead
 from pd_lightning.teachers.base import Batch, Surroundings, Teacher
 from pd_lightning.teachers.quantization import Quantization, check_torchao, quantize
 from pd_lightning.tokenizers import check_same_tokenizer

@@ -114,7 +114,7 @@ def test_a_torn_export_is_not_there(tmp_path: Path, tiny: Any, blocks: Path, mon
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pd_lightning.export._export_tokenizer", full)
+    monkeypatch.setattr("pd_lightning.export.exporting._export_tokenizer", full)
     with pytest.raises(OSError, match=r"disk full while writing the export .*step-00000002.* lower keep of ExportHF"):
         fit(
             DistillationModule(HFStudent(config=tiny.config)),

@@ -11,8 +11,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from pd_lightning.callbacks.figures import BINS, figures, sums
 from pd_lightning.callbacks.rolling import rolling_windows
 from pd_lightning.callbacks.token_bytes import token_bytes
-from pd_lightning.heads import Head
 from pd_lightning.targets import HiddenTargets, SparseTargets
+from pd_lightning.targets.heads import Head
 
 N, V = 400, 11
 

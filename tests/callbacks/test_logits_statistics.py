@@ -28,10 +28,10 @@ from pd_lightning.data import TokenBlocks
 from pd_lightning.distiller import Distiller
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.loggers import MetricsCSV
-from pd_lightning.logits_figures import UNKNOWN, Asked
 from pd_lightning.losses import ReverseKL
 from pd_lightning.module import DistillationModule
 from pd_lightning.objective import Objective
+from pd_lightning.objective.logits_figures import UNKNOWN, Asked
 from pd_lightning.schedules import Constant
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher
@@ -454,7 +454,7 @@ def test_a_sample_is_bounded_and_of_labelled_positions(tiny: Any) -> None:
 
 
 def test_no_more_than_a_run_of_logits_is_made(tiny: Any) -> None:
-    from pd_lightning.heads import Head
+    from pd_lightning.targets.heads import Head
 
     seen: list[int] = []
 

@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_amid_an_epoch_counts_the_seconds_of_its_own_clock(
     run.callbacks.append(ModelCheckpoint(tmp_path, "amid", every_n_train_steps=3))
     run.fit(DistillationModule(model(tiny), NoTeacher()), TokenBlocks(str(blocks), batch_size=BATCH))
     before, clock = summary(tmp_path)["train_seconds"], time.perf_counter
-    monkeypatch.setattr("pd_lightning.speed.time.perf_counter", lambda: clock() + 1e6)
+    monkeypatch.setattr("pd_lightning.module.speed.time.perf_counter", lambda: clock() + 1e6)
     again = DistillationModule(model(tiny), NoTeacher())
     trainer(tmp_path, max_steps=5).fit(
         again, TokenBlocks(str(blocks), batch_size=BATCH), ckpt_path=tmp_path / "amid.ckpt", weights_only=True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_lightning.cli import COMMANDS, main
+from pd_lightning.cli.command_line import COMMANDS, main
 from pd_lightning.version import __version__
 
 HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "litdata", "yaml", "numpy")
@@ -15,7 +15,7 @@ HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "litdata", "yaml"
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["fitt"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from pd_lightning.cli import main; "
+        "import sys; from pd_lightning.cli.command_line import main; "
         f"main({arguments!r}); print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -25,7 +25,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_a_function_runs_without_lightning(write: Callable[..., Path]) -> None:
     write("light.py", "def greet(name: str = 'you') -> None:\n    print('hello', name)\n")
     code = (
-        "import sys; from pd_lightning.cli import Command, main; "
+        "import sys; from pd_lightning.cli.command_line import Command, main; "
         "main(['greet', '--name=me'], {'greet': Command('greet', 'light:greet')}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

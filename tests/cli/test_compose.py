@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from pd_lightning.compose import as_arguments, compose, merge, read_yaml
+from pd_lightning.composition.compose import as_arguments, compose, merge, read_yaml
 
 UP = {"class_path": "pkg.Up", "init_args": {"peak": 3, "warmup": 0.5}}
 BASE = {

@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from pd_lightning.errors import CommandLineError, exit_code, user_message
-from pd_lightning.parse_errors import explain
+from pd_lightning.cli.errors import CommandLineError, exit_code, user_message
+from pd_lightning.cli.parse_errors import explain
 
 Run = Callable[..., int]
 
@@ -166,7 +166,7 @@ def raise_plainly(error: Exception) -> None:
 
 
 def test_an_error_in_a_worker_is_ours_if_its_last_file_is(toys: ModuleType, tmp_path: Path) -> None:
-    from pd_lightning import errors
+    from pd_lightning.cli import errors
 
     own = {}
     source = "def fail(error):\n    raise error\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_lightning.runs import newest_checkpoints, resolve_checkpoint
+from pd_lightning.cli.runs import newest_checkpoints, resolve_checkpoint
 
 
 @pytest.mark.parametrize(

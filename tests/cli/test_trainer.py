@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pd_lightning.skip_non_finite import SkipNonFinite
+from pd_lightning.guards.skip_non_finite import SkipNonFinite
 
 Run = Callable[..., int]
 

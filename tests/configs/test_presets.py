@@ -14,9 +14,9 @@ from one_parser import OneParserCLI, Watch
 from paper_formulas import kd_loss
 from paper_tables import BASE, ROWS
 
-from pd_lightning.cli import COMMANDS, main
-from pd_lightning.commands import load_target
-from pd_lightning.compose import as_arguments, compose, merge
+from pd_lightning.cli.command_line import COMMANDS, main
+from pd_lightning.cli.commands import load_target
+from pd_lightning.composition.compose import as_arguments, compose, merge
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.teachers import NoTeacher

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from one_parser import OneParserCLI
 
-from pd_lightning.cli import COMMANDS, main
-from pd_lightning.commands import load_target
-from pd_lightning.compose import as_arguments, merge
+from pd_lightning.cli.command_line import COMMANDS, main
+from pd_lightning.cli.commands import load_target
+from pd_lightning.composition.compose import as_arguments, merge
 from pd_lightning.study import command
 from pd_lightning.study.figures import teacher_facts
 from pd_lightning.study.points import DesignSpace, Point, merged

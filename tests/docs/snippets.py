@@ -8,9 +8,9 @@ from typing import Any
 
 from jsonargparse import auto_parser
 
-from pd_lightning.cli import COMMANDS, Command
-from pd_lightning.commands import load_target, with_flags
-from pd_lightning.compose import as_arguments, compose
+from pd_lightning.cli.command_line import COMMANDS, Command
+from pd_lightning.cli.commands import load_target, with_flags
+from pd_lightning.composition.compose import as_arguments, compose
 from pd_lightning.trainer import PDTrainer, TrainerCLI
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pd_lightning.cli import COMMANDS
-from pd_lightning.comparison import _rows
+from pd_lightning.cli.command_line import COMMANDS
+from pd_lightning.comparison.comparison import _rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")

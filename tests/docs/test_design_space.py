@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pd_lightning import losses, schedules, teachers, transforms, weightings
-from pd_lightning.cli import COMMANDS
-from pd_lightning.compose import compose
+from pd_lightning.cli.command_line import COMMANDS
+from pd_lightning.composition.compose import compose
 from pd_lightning.targets import Form, Kind
 
 ROOT = Path(__file__).parents[2]

@@ -91,7 +91,7 @@ def test_the_way_of_minitron(folder: Path) -> None:
 
 
 def test_its_gguf_is_a_setting() -> None:
-    """tests/test_pretrained.py reads such files."""
+    """tests/language_model/test_pretrained.py reads such files."""
     (block,) = [block for block in FITS if "gguf" in block]
     settings = yaml.safe_load(block)["model"]["student"]
     assert students.HFStudent(**settings["init_args"]).gguf_file == "model-Q8_0.gguf"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from snippets import OTHERS, PAGES, ROOT, commands, fenced, parse
 
-from pd_lightning.cli import COMMANDS, main, split_command
+from pd_lightning.cli.command_line import COMMANDS, main, split_command
 from pd_lightning.study.points import DesignSpace
 from pd_lightning.study.settings import Axis, Controls, StudySettings
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pd_lightning.cli import main
-from pd_lightning.compose import merge
+from pd_lightning.composition.compose import merge
 
 sys.path.insert(0, str(Path(__file__).parent))  # for outcomes, processes and strikes
 

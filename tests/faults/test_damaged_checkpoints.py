@@ -10,10 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from pd_lightning import checkpoints
-from pd_lightning.checkpoints import load_checkpoint, save_checkpoint
-from pd_lightning.runs import resolve_checkpoint
-from pd_lightning.sealing import damage
+from pd_lightning.checkpoints import files, load_checkpoint, save_checkpoint
+from pd_lightning.checkpoints.sealing import damage
+from pd_lightning.cli.runs import resolve_checkpoint
 
 CONTENT = {"pytorch-lightning_version": "2.6", "state_dict": {"weight": torch.arange(1000.0)}, "global_step": 3}
 PLACES = ("local header", "padding", "data", "central directory", "end record", "comment")
@@ -98,7 +97,7 @@ def test_an_older_one_has_no_digest(tmp_path: Path) -> None:
 def test_it_is_read_once_on_each_start(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     monkeypatch.delenv("PD_LIGHTNING_WHOLE_CHECKPOINT", raising=False)
-    monkeypatch.setattr(checkpoints, "damage", lambda path: read.append(path))
+    monkeypatch.setattr(files, "damage", lambda path: read.append(path))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = resolve_checkpoint("last", "fit", "none", [str(whole.rename(whole.with_name("last.ckpt")).parent)])
@@ -111,7 +110,7 @@ def test_it_is_read_once_on_each_start(whole: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unfinished_folder_is_passed_over(tmp_path: Path) -> None:
-    """Of a checkpoint that several ranks write; tests/test_sharded_checkpoints.py has damaged ones."""
+    """Of a checkpoint that several ranks write; tests/checkpoints/test_sharded.py has damaged ones."""
     (tmp_path / "last.ckpt").mkdir()
     with pytest.raises(ValueError, match=r"last.ckpt, which is none, or not finished: it has no checksums\.json"):
         resolve_checkpoint("auto", "fit", "none", [str(tmp_path)])

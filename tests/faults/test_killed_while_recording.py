@@ -9,7 +9,7 @@ import pytest
 from outcomes import data, training
 from processes import Command, Forked, Subject
 
-from pd_lightning.compose import merge
+from pd_lightning.composition.compose import merge
 
 Settings = dict[str, Any]
 Write = Callable[[Settings], Path]

@@ -37,7 +37,7 @@ def test_the_folder_must_not_be_written(
 
     assert fit("on_train_batch_start 2 SIGTERM") == 143
     with monkeypatch.context() as patch:
-        patch.setattr("pd_lightning.checkpoints.publish", refuse)
+        patch.setattr("pd_lightning.checkpoints.files.publish", refuse)
         assert fit() == 1
     told = capsys.readouterr().err
     assert "pd-lightning: error: Read-only file system: run/checkpoints/step=4.ckpt. Choose another folder" in told

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pd_lightning.cli import main
-from pd_lightning.compose import merge
+from pd_lightning.composition.compose import merge
 
 TEXT = "".join(f"line {i} of a text that a tokenizer can learn from\n" for i in range(40))
 Settings = dict[str, Any]

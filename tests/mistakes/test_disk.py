@@ -85,7 +85,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(run: Run, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pd_lightning.checkpoints.publish", killed)
+        patch.setattr("pd_lightning.checkpoints.files.publish", killed)
         assert run("fit", None, "--ckpt_path=auto", "--trainer.max_steps=2") == 130
     Path("half").rename("run/checkpoints/.tmp-last.ckpt")
     assert run("fit", None, "--ckpt_path=auto", "--trainer.max_steps=2") == 0

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pd_lightning.cli import main
-from pd_lightning.compose import merge
+from pd_lightning.composition.compose import merge
 
 STUDENT = {"class_path": "pd_lightning.students.HFStudent"}
 TEACHERS = "pd_lightning.teachers"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pd_lightning import chunking
 from pd_lightning.cli import main
+from pd_lightning.objective import chunking
 from pd_lightning.plan import memory
 from pd_lightning.plan.break_even import break_even
 from pd_lightning.plan.hardware import gpu_named

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pd_lightning.data import TokenBlocks
-from pd_lightning.export import export, read_checkpoint
+from pd_lightning.export.exporting import export, read_checkpoint
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
 from pd_lightning.students import HFStudent, PrunedStudent

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 from pd_lightning.data import TokenBlocks
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.module import DistillationModule
-from pd_lightning.recompute import recompute
 from pd_lightning.record import Recorder
+from pd_lightning.recording.recompute import recompute
 from pd_lightning.selection import Selection
 from pd_lightning.students import HFStudent
 from pd_lightning.teachers import FrozenTeacher, NoTeacher, OfflineTeacher, Surroundings, TeacherEnsemble

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pd_lightning.data import TokenBlocks
-from pd_lightning.recompute import recompute
 from pd_lightning.record import Recorder
+from pd_lightning.recording.recompute import recompute
 from pd_lightning.selection import Selection
 from pd_lightning.store.manifest import read_manifest
 from pd_lightning.teachers import FrozenTeacher, Surroundings

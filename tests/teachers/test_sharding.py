@@ -1,4 +1,4 @@
-"""A teacher whose weights are spread over ranks; tests/test_record.py records with one on two."""
+"""A teacher whose weights are spread over ranks; tests/recording/test_record.py records with one on two."""
 
 from collections.abc import Iterator
 from pathlib import Path

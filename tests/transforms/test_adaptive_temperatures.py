@@ -24,10 +24,10 @@ from transform_cases import (
     tempered_kl,
 )
 
-from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL
 from pd_lightning.objective import Objective
 from pd_lightning.targets import Form
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms import WTTM, AdaKD, NormKD, SampleTokens, Standardize, Temperature, TopPK, Transform
 
 # What a transform does by its formula: the teacher's temperature, the student's, and the factor of the loss.

@@ -21,11 +21,11 @@ from transform_cases import (
 )
 
 from pd_lightning.context import Context
-from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL
 from pd_lightning.objective import Objective
 from pd_lightning.selection import Selection
 from pd_lightning.targets import DenseTargets, Form, SparseTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms import LabelSmoothing, Temperature, TopK, TopP, TopPK, Transform
 
 ALL = PROBLEMS | ZEROS

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from pd_lightning.context import Context, Progress
-from pd_lightning.heads import Head
 from pd_lightning.losses import ForwardKL
 from pd_lightning.targets import STATISTICS, DenseTargets, HiddenTargets, SparseTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms import Transform
 
 Array = NDArray[np.float64]

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pd_lightning.heads import Head
 from pd_lightning.objective import Objective
 from pd_lightning.targets import DenseTargets, Form, SparseTargets
+from pd_lightning.targets.heads import Head
 from pd_lightning.transforms import TopPK
 from pd_lightning.weightings import (
     MaskDocumentStarts,
@@ -134,8 +134,8 @@ def test_the_objective_weighs_each_position(
 ) -> None:
     """Against a plain sum over positions, with entropies computed anew and quantiles found by sorting."""
     hidden, head, labels, dense = problem
-    monkeypatch.setattr("pd_lightning.chunking.rows_per_chunk", lambda *args: size)
-    monkeypatch.setattr("pd_lightning.position_statistics.rows_per_chunk", lambda *args: size)
+    monkeypatch.setattr("pd_lightning.objective.chunking.rows_per_chunk", lambda *args: size)
+    monkeypatch.setattr("pd_lightning.objective.position_statistics.rows_per_chunk", lambda *args: size)
     targets: DenseTargets | SparseTargets = dense
     if stored:
         kept = dense.keep(*reversed(dense.logprobs.topk(V, dim=-1)))

@@ -1,0 +1,1 @@
+"""YAML files: read as mappings, and composed."""
