@@ -27,7 +27,7 @@ MISSING_PACKAGE = re.compile(r"(?:Requirement|Module not found:) '([^']+)'.*?HIN
 WORKER_ERROR = re.compile(r"Caught (\w+) in .*(?:worker|replica) process", re.DOTALL)
 # Packages whose frames stand between two of Lightning's where it builds and runs what settings say.
 BELOW_LIGHTNING = {"lightning", "jsonargparse", "contextlib", "torch"}
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 class CommandLineError(Exception):
