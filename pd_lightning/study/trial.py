@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ SUMMARY = "summary.json"
 TRIAL = "trial.yaml"
 LOG = "fit.log"
 _LAST_LINES = 12
+_STOPPED = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
 _ERROR = "pd-lightning: error: "
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -31,6 +33,10 @@ class TrialError(Exception):
 
 class MissingFigureError(TrialError):
     """A trial has no such figure as the study compares."""
+
+
+class TrialStoppedError(Exception):
+    """A signal stopped a training between two steps: it goes on when it is started again."""
 
 
 class Lock:
@@ -99,6 +105,7 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
 
     Raises:
         TrialError: The training ended with an error, or with a loss that is not finite.
+        TrialStoppedError: A signal stopped it.
     """
     folder = study_folder / run.folder
     settings = with_folder(run.settings, str(folder))
@@ -106,6 +113,11 @@ def run_trial(study_folder: Path, run: Run, lock: Lock, threads: int | None) -> 
     if not (folder / SUMMARY).exists():
         before = size_of(folder / LOG)
         code = command(["fit", "--config", str(folder / TRIAL), "--ckpt_path", "auto"], folder / LOG, threads, lock)
+        if code in _STOPPED:
+            raise TrialStoppedError(
+                f"The training of {run.name}, seed {run.seed}, must run to its end, got {_STOPPED[code].name}. Give "
+                "the same command again: it goes on from there."
+            )
         if code != 0 or not (folder / SUMMARY).exists():
             raise TrialError(last_words(folder / LOG, before, code))
     summary: dict[str, Any] = read_json(folder / SUMMARY)
@@ -186,7 +198,7 @@ def size_of(log: Path) -> int:
 
 
 def last_words(log: Path, before: int, code: int) -> str:
-    """How a command ended: its error, or the last lines of what it wrote with its exit code.
+    """How a command ended: its error, or its exit code with the last lines of what it wrote.
 
     Args:
         log: The file.
@@ -200,4 +212,4 @@ def last_words(log: Path, before: int, code: int) -> str:
     if starts:
         return "\n".join(written[starts[-1] :]).removeprefix(_ERROR)
     ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return "\n".join([*written[-_LAST_LINES:], ended])
+    return "\n".join([f"{ended}, after", *written[-_LAST_LINES:]])

@@ -9,7 +9,7 @@ from pd_lightning.study.prepare import prepare
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import COMPLETE, FAILED, Row
 from pd_lightning.study.settings import StudySettings
-from pd_lightning.study.trial import MissingFigureError, TrialError, metric, missing, run_trial
+from pd_lightning.study.trial import MissingFigureError, TrialError, TrialStoppedError, metric, missing, run_trial
 
 _SECONDS_BETWEEN_LOOKS = 3.0
 _FAILURES_AT_START = 3
@@ -39,6 +39,9 @@ def work(study: StudySettings, storage: str | None) -> None:
         try:
             summary = run_trial(queue.folder, claim.run, claim.lock, study.threads)
             value = metric(summary, study.metric)
+        except TrialStoppedError as error:
+            claim.lock.release()
+            raise ValueError(str(error)) from error
         except TrialError as error:
             if isinstance(error, MissingFigureError) and not _has_values(queue.write()):
                 claim.lock.release()  # as it is trained, it counts as soon as metric is mended

@@ -33,7 +33,7 @@ def test_an_error_of_an_earlier_start_is_not_told_again(ask: Ask, monkeypatch: p
         return -9
 
     monkeypatch.setattr(trial, "command", killed)
-    with pytest.raises(TrialError, match=r"^step 12\nkilled by signal 9$"):
+    with pytest.raises(TrialError, match=r"^killed by signal 9, after\nstep 12$"):
         run_trial(Path("out"), run, Lock(log.parent / ".lock"), None)
 
 
@@ -42,7 +42,7 @@ def test_last_words_are_the_error_or_the_last_lines(tmp_path: Path) -> None:
     log.write_bytes(b"0%\r50%\r\npd-lightning: error: \x1b[31mno\x1b[0m room.\nMake some.\n")
     assert last_words(log, 0, 1) == "no room.\nMake some."
     log.write_bytes(b"\xff\n" + b"line\n" * 20)
-    assert last_words(log, 0, 3).splitlines() == ["line"] * 12 + ["exit code 3"]
+    assert last_words(log, 0, 3).splitlines() == ["exit code 3, after"] + ["line"] * 12
 
 
 def test_a_command_before_the_trials_outlives_its_worker_with_the_lock(

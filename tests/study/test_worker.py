@@ -1,5 +1,6 @@
 """Workers and their queue, over trainings that are made up."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 pytest.importorskip("optuna")
 
 from pd_lightning.study import queue as queues
-from pd_lightning.study import worker
+from pd_lightning.study import trial, worker
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.queue import TrialQueue
 from pd_lightning.study.results import Row, read_results
@@ -178,6 +179,17 @@ def test_secrets_of_an_error_are_not_kept(ask: Ask) -> None:
     assert claim is not None
     queue.fail(claim, "no answer of https://me:hunter2@host/x")
     assert "hunter2" not in queue.write()[0].error
+
+
+def test_a_training_that_a_signal_stopped_goes_on(
+    ask: Ask, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "command", lambda *_: 128 + signal.SIGTERM)
+        with pytest.raises(ValueError, match=r"training of base, seed 1, must run to its end, got SIGTERM\. Give the"):
+            work(ask(), "journal")
+    work(ask(), "journal")
+    assert {row.state for row in rows().values()} == {"complete"}
 
 
 def test_a_study_whose_first_trials_all_fail_stops(ask: Ask, trainings: list[str]) -> None:
