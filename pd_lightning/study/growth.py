@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from pd_lightning.study.compared import Compared, Comparison
-from pd_lightning.study.outline import EQUAL_FLOPS, LM, Point
+from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Point
 from pd_lightning.study.statistics import BETTER, WORSE, difference, verdict
 from pd_lightning.study.texts import CONTROL_TEXTS, difference_text
 
+_SIZES = ("student_params", "student_tokens", "teacher_params", "teacher_tokens")
 _JOINED = {BETTER: " for the ", WORSE: " for the "}
 Pairs = Sequence[tuple[Point, Point]]
+
+
+def has_direction(compared: Compared, axis: Axis) -> bool:
+    """Whether an axis leads from its first option to its last, so that a change between them says something of it.
+
+    Args:
+        compared: The study's results.
+        axis: The axis.
+
+    Returns:
+        Whether its options are two, or numbers, or lead to ever more (or ever less) parameters or tokens.
+    """
+    along = compared.along(axis)
+    if len(along) <= 2 or all(option.value is not None for option, _ in along):
+        return True
+    return any(_is_monotonic([_figure(compared, point, name) for _, point in along]) for name in _SIZES)
+
+
+def _figure(compared: Compared, point: Point, name: str) -> float | None:
+    return next((value for row in compared.result(point).rows if (value := getattr(row, name)) is not None), None)
+
+
+def _is_monotonic(values: Sequence[float | None]) -> bool:
+    known = [value for value in values if value is not None]
+    pairs = list(pairwise(known))
+    rising, falling = all(one < other for one, other in pairs), all(one > other for one, other in pairs)
+    return len(known) == len(values) and (rising or falling)
 
 
 def growth(compared: Compared, pairs: Pairs, kind: str) -> Comparison | None:

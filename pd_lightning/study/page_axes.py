@@ -9,7 +9,7 @@ from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import AxisScale, Placed, axis_scale, means, ranges
 from pd_lightning.study.compared import AGAINST_BASE, Compared
 from pd_lightning.study.curves import schedule_charts
-from pd_lightning.study.growth import growth_texts
+from pd_lightning.study.growth import growth_texts, has_direction
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Option, Point
 from pd_lightning.study.texts import CONTROL_TEXTS, difference_text, mean_text, metric_text, seeds_text
 
@@ -38,7 +38,7 @@ def axis_section(compared: Compared, axis: Axis, decimals: int) -> Section:
     schedules = schedule_charts(compared, {option.name: compared.result(point) for option, point in along})
     charts = list(_charts(compared, axis, along))
     said = [best_of(compared, axis, decimals)]
-    if len(along) > 1:
+    if len(along) > 1 and has_direction(compared, axis):
         (first, one), (last, other) = along[0], along[-1]
         said += growth_texts(compared, [(one, other)], first.name, last.name, decimals)
     return Section(axis.title, [*said, table, *charts, *schedules], "Axes")

@@ -11,7 +11,7 @@ from pd_lightning.report import Section, Table
 from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import Compared, Comparison
-from pd_lightning.study.growth import growth_texts
+from pd_lightning.study.growth import growth_texts, has_direction
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Point
 from pd_lightning.study.statistics import Estimate
 from pd_lightning.study.texts import CONTROL_TEXTS, difference_text, mean_text, metric_text
@@ -71,6 +71,8 @@ def _parts(compared: Compared, grid: Grid, decimals: int) -> Iterator[str | Tabl
         against = {point.name: compared.against(point, kind) for point in grid.points.values()}
         yield _table(grid, f"{metric}, {CONTROL_TEXTS[kind]}", partial(_difference_text, against, decimals, seeds))
         yield _chart(grid, "difference", partial(_difference, against))
+    if not has_direction(compared, grid.rows):
+        return
     first, last = grid.rows.options[0].name, grid.rows.options[-1].name
     ends = [(grid.points.get((first, each.name)), grid.points.get((last, each.name))) for each in grid.columns.options]
     pairs = [(one, other) for one, other in ends if one is not None and other is not None]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pd_lightning.study.compared import AGAINST_BASE, Compared
-from pd_lightning.study.growth import growth, growth_texts
+from pd_lightning.study.growth import growth, growth_texts, has_direction
 from pd_lightning.study.outline import Axis, Control, Option, Point, Study, write_study
 from pd_lightning.study.results import Row, write_results
 from pd_lightning.study.statistics import difference, estimate
@@ -115,6 +115,22 @@ def test_gains_may_grow_along_an_axis(tmp_path):
         "From small to large, the difference against LM only, same tokens, changes by −0.193 ± 0.014 for the better."
     )
     assert list(growth_texts(found, [(base, found.study.points[1])], "1", "50", 3)) == []  # one and the same control
+
+
+@pytest.mark.parametrize(
+    ("parameters", "leads"),
+    [([10, 20, 30], True), ([30, 20, 10], True), ([10, 10, 10], False), ([10, None, 30], False)],
+)
+def test_an_axis_of_names_leads_somewhere_where_sizes_do(tmp_path, parameters, leads):
+    axis = Axis("student", "student", "a", list(map(Option, "abc")))
+    points = [Point(name, {"student": name}, ["student"] if name != "a" else [], None, None, name) for name in "abc"]
+    compared(tmp_path, {}, axes=[axis], points=points, controls=[])
+    rows = [
+        Row(name, "point", 1, "complete", 4.0, student_params=size, student_tokens=5)
+        for name, size in zip("abc", parameters, strict=True)
+    ]
+    write_results(tmp_path / "results.csv", rows)
+    assert has_direction(Compared(tmp_path), axis) == leads
 
 
 def test_growth_is_the_mean_over_pairs_of_seeds_that_all_have(tmp_path):
