@@ -57,7 +57,7 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: str | int | float | None) -> str:
-    return cell_text(cell).replace("|", "\\|").replace("\n", "<br>")
+    return cell_text(cell).replace("|", "\\|").replace("\nbase", " (base)").replace("\n", ", ")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,13 @@ def rows_of(
     return [_row(run, latest.get(run.key), figures.get(run.key, {}), metric) for run in runs]
 
 
+def is_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether it was given up without a result or an error, and runs anew if it is asked for again."""
+    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
+
+
 def _row(run: Run, trial: FrozenTrial | None, figures: Mapping[str, Any], metric: str) -> Row:
-    state = WAITING if trial is None else STATES[trial.state.name]
+    state = WAITING if trial is None or is_withdrawn(trial) else STATES[trial.state.name]
     attributes: Mapping[str, Any] = {} if trial is None else trial.user_attrs
     return Row(
         run.name,

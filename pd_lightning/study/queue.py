@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pd_lightning.redaction import redact_text
 from pd_lightning.study import outline
 from pd_lightning.study.figures import figures_of, priced, ratio_of
-from pd_lightning.study.ledger import outline_of, rows_of
+from pd_lightning.study.ledger import is_withdrawn, outline_of, rows_of
 from pd_lightning.study.points import DesignSpace, Point
 from pd_lightning.study.results import RESULTS, Row, write_results
 from pd_lightning.study.roster import Ratio, Roster, Run, digest_of
@@ -176,7 +176,7 @@ class TrialQueue:
         runs: dict[str, Run] = {}
         for run in self.roster.runs(points, ratio):
             runs.setdefault(run.key, run)  # points of the same settings are one run
-        known = {trial.user_attrs.get("key") for trial in trials if not _is_withdrawn(trial)}
+        known = {trial.user_attrs.get("key") for trial in trials if not is_withdrawn(trial)}
         for key, run in runs.items():
             if key not in known:
                 self._study_of(run).enqueue_trial(self._params(run), user_attrs=_attributes(run))
@@ -259,11 +259,6 @@ class TrialQueue:
 def _has_failed(trial: FrozenTrial) -> bool:
     """Whether it ended with an error; one that a kill left amid putting it down goes on."""
     return trial.state.name == "FAIL" and "error" in trial.user_attrs
-
-
-def _is_withdrawn(trial: FrozenTrial) -> bool:
-    """Whether it was given up without a result or an error, and runs anew if it is asked for again."""
-    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
 
 
 def _withdraw(trial: Trial) -> None:

@@ -256,6 +256,8 @@ def test_what_is_asked_for_again_is_run(ask: Ask, trainings: list[str]) -> None:
     assert claim is not None
     claim.lock.release()
     work(ask(axes={"k": AXES["k"]}), "journal")  # gives up what lr asked for
+    states = {row.point: row.state for row in TrialQueue(ask(), "journal").write()}
+    assert (states["base"], states["lr=0.02"]) == ("complete", "waiting")
     work(ask(), "journal")
     assert {row.state for row in rows().values()} == {"complete"}
     assert len(trainings) == len(set(trainings)) == 8
