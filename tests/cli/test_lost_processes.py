@@ -58,7 +58,7 @@ def write(blocks: Path, tiny: Any, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def run(*command: str) -> tuple[int, str]:
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
     done = subprocess.run(
         [sys.executable, *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
