@@ -36,6 +36,7 @@ class Chart:
         intervals: Error bars (x, low, high) of lines, by name.
         bands: Shaded ranges (x, low, high) around lines, by name, as of an extrapolation.
         scatter: Names of those whose points no line joins.
+        like: Names in the colour of another, as measured points in that of their curve, by name.
         x_names: Names along the horizontal axis instead of numbers; they stand at x = 0, 1, 2, …
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
@@ -49,12 +50,13 @@ class Chart:
     intervals: Ranges = field(default_factory=dict)
     bands: Ranges = field(default_factory=dict)
     scatter: Collection[str] = ()
+    like: Mapping[str, str] = field(default_factory=dict)
     x_names: Sequence[str] = ()
     log_x: bool = False
     log_y: bool = False
 
     def __post_init__(self) -> None:
-        named = {*self.intervals, *self.bands, *self.scatter}
+        named = {*self.intervals, *self.bands, *self.scatter, *self.like, *self.like.values()}
         assert named <= self.series.keys(), f"no lines named {named - self.series.keys()} in {self.title!r}"
 
 
@@ -135,8 +137,8 @@ def _draw(chart: Chart, lines: dict[str, Points], width: float, height: float) -
     heights = _label_heights(lines, labelled) if longest <= width / 4 and not chart.scatter else None
     if heights is not None:
         frame = labelled
-    marks = ["".join(_marks(chart, i, name, lines, frame)) for i, name in enumerate(lines)]
-    ends = [_text(frame.right + 8, y, name, f"s{i % STYLES}") for i, (name, y) in enumerate((heights or {}).items())]
+    marks = ["".join(_marks(chart, name, lines, frame)) for name in lines]
+    ends = [_text(frame.right + 8, y, name, _style(chart, lines, name)) for name, y in (heights or {}).items()]
     body = "\n".join([*_axes(chart, frame, width, height), *marks, *ends])
     legend = "" if heights else _legend(chart, lines)
     return (
@@ -179,9 +181,16 @@ def _label_heights(lines: dict[str, Points], frame: _Frame) -> dict[str, float] 
     return heights if far <= 1.5 * LINE_HEIGHT else None
 
 
-def _marks(chart: Chart, index: int, name: str, lines: dict[str, Points], frame: _Frame) -> Iterator[str]:
+def _style(chart: Chart, lines: Mapping[str, Points], name: str) -> str:
+    """The class of a name's colour."""
+    shown = list(lines)
+    other = chart.like.get(name, name)
+    return f"s{shown.index(other if other in lines else name) % STYLES}"
+
+
+def _marks(chart: Chart, name: str, lines: dict[str, Points], frame: _Frame) -> Iterator[str]:
     """Band, line, intervals and points of one name; intervals at the same place stand beside each other."""
-    colour = f"s{index % STYLES}"
+    colour = _style(chart, lines, name)
     barred = [each for each in lines if each in chart.intervals]
     taken = [x for each in barred for x, _ in lines[each]]
     beside = name in barred and len(set(taken)) < len(taken)
@@ -237,8 +246,8 @@ def _text(x: float, y: float, text: str, classes: str, extra: str = "") -> str:
 
 
 def _legend(chart: Chart, lines: dict[str, Points]) -> str:
-    line, point = '<line class="line s{}" x1="1" x2="27" y1="4" y2="4"/>', '<circle class="s{}" cx="14" cy="4" r="3"/>'
-    samples = [(point if name in chart.scatter else line).format(index % STYLES) for index, name in enumerate(lines)]
+    line, point = '<line class="line {}" x1="1" x2="27" y1="4" y2="4"/>', '<circle class="{}" cx="14" cy="4" r="3"/>'
+    samples = [(point if name in chart.scatter else line).format(_style(chart, lines, name)) for name in lines]
     items = [
         f'<li><svg aria-hidden="true" viewBox="0 0 28 8">{sample}</svg>{escape(name)}</li>'
         for sample, name in zip(samples, lines, strict=True)

@@ -131,6 +131,7 @@ def _over_data(found: Analysis) -> Chart:
     students = np.unique(sizes.params[shown])
     chosen = sorted({students[0], students[len(students) // 2], students[-1]})
     series: dict[str, list[tuple[float, float]]] = {}
+    like: dict[str, str] = {}
     tokens = np.geomspace(sizes.tokens.min(), sizes.tokens.max(), 40)
     for params in chosen:
         one = sizes.take(shown).take(np.zeros(len(tokens), dtype=int))
@@ -139,9 +140,18 @@ def _over_data(found: Analysis) -> Chart:
     for params in chosen:
         here = shown & (sizes.params == params)
         series[f"{_size(params)}, runs"] = _points(sizes.tokens[here], found.runs.losses[here])
-    scatter = [name for name in series if name.endswith("runs")]
+        like[f"{_size(params)}, runs"] = f"{_size(params)}, fit"
     caption = "The smallest, a middle and the largest student." + note
-    return Chart("The fit over the runs", "tokens", "loss (nats/token)", series, caption, scatter=scatter, log_x=True)
+    return Chart(
+        "The fit over the runs",
+        "tokens",
+        "loss (nats/token)",
+        series,
+        caption,
+        scatter=list(like),
+        like=like,
+        log_x=True,
+    )
 
 
 def _residuals(found: Analysis) -> Chart:

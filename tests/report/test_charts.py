@@ -228,6 +228,14 @@ def test_points_of_a_scatter_are_not_joined():
     assert len(drawing.findall("circle")) == 60
 
 
+def test_measured_points_have_the_colour_of_their_curve():
+    series = {"small": [(0, 1), (1, 2)], "large": [(0, 0), (1, 1)], "large, runs": [(0, 0.1), (1, 1.2)]}
+    chart = Chart("", "x", "y", series, scatter=["large, runs"], like={"large, runs": "large"})
+    for drawing in ElementTree.fromstring(f"<root>{line_chart(chart)}</root>"):
+        assert [circle.get("class") for circle in svg(drawing).iter("circle")] == ["s0"] * 2 + ["s1"] * 4
+        assert [sample.get("class") for sample in drawing.find("ul").iter("circle")] == ["s1"]
+
+
 def test_names_stand_along_the_axis_and_slant_where_they_are_long():
     drawing = drawn(series={"PD": [(0, 4.0), (1, 3.0)]}, x_names=["kld", "a <b>"])
     names = {text.text: text for text in texts(drawing, "middle")}
