@@ -29,6 +29,13 @@ def test_tables_and_figures_are_those_of_the_runs() -> None:
     assert [figure for figure in figures if figure not in "\n".join(told)] == []
 
 
+def test_the_teachers_losses_are_those_of_the_runs() -> None:
+    losses = {row.teacher_loss for row in read_results(FOLDER / "results.csv") if row.teacher_loss is not None}
+    smaller, larger = sorted(losses, reverse=True)
+    assert f"The teachers end at {smaller:.3f} and {larger:.3f}" in PAGE
+    assert f"The larger teacher ends at {larger:.3f} instead of {smaller:.3f}" in PAGE
+
+
 def test_the_runs_are_those_that_the_yaml_asks_for() -> None:
     asked = yaml.safe_load((ROOT / "configs" / "study" / "paper_mini.yaml").read_text(encoding="utf-8"))
     study, rows = read_study(FOLDER), read_results(FOLDER / "results.csv")
