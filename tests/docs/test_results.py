@@ -43,7 +43,7 @@ def test_tables_are_markdown(tmp_path: Path) -> None:
     (table,) = [part for part in written if part.startswith("| k \\| p | mean")]
     assert table.splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
     assert table.splitlines()[2].startswith("| 10 | 3.5")
-    assert table.splitlines()[3].startswith("| 50<br>base | 4.0")
+    assert table.splitlines()[3].startswith("| 50 (base) | 4.0")
     assert {"## k | p", "## k | p × loss"} <= set(written)
     metric, against_lm = (part.splitlines() for part in written if part.startswith("| k \\| p \\ loss | kld | mse |"))
     assert metric[2].startswith("| 10 | 3.5")
