@@ -69,7 +69,7 @@ COMMANDS: dict[str, Command] = {
     "study": Command("explore a design space, with seeds and fair controls", "pd_lightning.study.command:study"),
     "export": Command("write a checkpoint as a Hugging Face folder", "pd_lightning.export:export"),
     "compare": Command(
-        "what a student costs in use, beside its teacher", "pd_lightning.comparison:compare", positional=True
+        "what a student costs in use, beside its teacher", "pd_lightning.comparison.comparison:compare", positional=True
     ),
     "scaling-law fit": Command("fit a scaling law to the runs of a study", "pd_lightning.scaling.fit_command:fit_law"),
     "scaling-law predict": Command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from pd_lightning.study.compared import Compared, Comparison
 from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Point
@@ -37,10 +36,8 @@ def _figure(compared: Compared, point: Point, name: str) -> float | None:
 
 
 def _is_monotonic(values: Sequence[float | None]) -> bool:
-    known = [value for value in values if value is not None]
-    pairs = list(pairwise(known))
-    rising, falling = all(one < other for one, other in pairs), all(one > other for one, other in pairs)
-    return len(known) == len(values) and (rising or falling)
+    ordered = sorted({value for value in values if value is not None})
+    return list(values) in (ordered, ordered[::-1])
 
 
 def growth(compared: Compared, pairs: Pairs, kind: str) -> Comparison | None:

@@ -35,7 +35,7 @@ class MissingFigureError(TrialError):
     """A trial has no such figure as the study compares."""
 
 
-class TrialStoppedError(Exception):
+class TrialStoppedError(ValueError):
     """A signal stopped a training between two steps: it goes on when it is started again."""
 
 

@@ -39,9 +39,9 @@ def work(study: StudySettings, storage: str | None) -> None:
         try:
             summary = run_trial(queue.folder, claim.run, claim.lock, study.threads)
             value = metric(summary, study.metric)
-        except TrialStoppedError as error:
+        except TrialStoppedError:
             claim.lock.release()
-            raise ValueError(str(error)) from error
+            raise
         except TrialError as error:
             if isinstance(error, MissingFigureError) and not _has_values(queue.write()):
                 claim.lock.release()  # as it is trained, it counts as soon as metric is mended
