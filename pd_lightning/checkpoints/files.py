@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -118,6 +119,7 @@ def flaw(path: str | Path, first: int = 0, every: int = 1) -> str | None:
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     import torch
 
+    handled = sys.exc_info()[1]  # where a failing run saves what it has
     try:
         # torch tells of a full disk where it writes into a file of Python's, but not where it opens one by itself.
         with path.open("wb") as file:
@@ -125,8 +127,9 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, sealed)  # type: ignore[arg-type]  # it only writes
             sealed.seal()
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
+        # What ended the writing, a full disk or Ctrl+C say: torch says in its place that the archive is not complete.
+        if error.__context__ is not None and error.__context__ is not handled:
+            raise error.__context__ from None
         raise
 
 

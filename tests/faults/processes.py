@@ -92,7 +92,7 @@ class Forked(Command):
         return self._code is not None
 
     def wait(self) -> int:
-        assert self.wait_until(lambda: False) is False
+        self.wait_until(lambda: False)
         assert self._code is not None
         return self._code
 
@@ -186,13 +186,17 @@ class Subject:
         """
         draws = random.Random(seed)
         expected, duration = self.uninterrupted(folder / "whole", Forked)
-        for number in range(3 * kills):
+        for number in range(5 * kills):
+            before = self.kills.total()
             found = self.killed(folder / str(number), draws, duration, times, starts)
             assert found == expected, (number, differences(found, expected))
             if self.kills.total() >= kills:
                 break
-        print(f"{' '.join(self.arguments[:1])}: {dict(self.kills)} in {number + 1} runs")
-        assert self.kills.total() >= kills
+            if self.kills.total() == before:
+                duration *= 0.7  # other work took the machine's time when it was measured
+        told = f"{' '.join(self.arguments[:1])}: {dict(self.kills)} in {number + 1} runs of {duration:.2f} s"
+        print(told)
+        assert self.kills.total() >= kills, told
 
     def _has_begun(self, command: Command) -> bool:
         try:

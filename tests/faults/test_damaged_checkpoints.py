@@ -109,6 +109,36 @@ def test_it_is_read_once_on_each_start(whole: Path, monkeypatch: pytest.MonkeyPa
     assert len(read) == 2
 
 
+class Ends:
+    """A file of whose writing something makes an end."""
+
+    def __init__(self, how: BaseException) -> None:
+        self.how = how
+
+    def write(self, data: bytes) -> int:
+        raise self.how
+
+    def flush(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "how", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), KeyboardInterrupt()]
+)
+def test_what_ends_the_writing_is_told_as_it_is(
+    whole: Path, how: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = whole.read_bytes()
+    monkeypatch.setattr(files, "SealedFile", lambda file: Ends(how))
+    try:
+        raise ValueError("what the run failed of, before it saves")
+    except ValueError:
+        with pytest.raises(type(how)) as raised:
+            save_checkpoint(CONTENT, whole)
+    assert raised.value is how
+    assert [path.name for path in whole.parent.iterdir()] == ["whole.ckpt"]
+    assert whole.read_bytes() == before
+
+
 def test_an_unfinished_folder_is_passed_over(tmp_path: Path) -> None:
     """Of a checkpoint that several ranks write; tests/checkpoints/test_sharded.py has damaged ones."""
     (tmp_path / "last.ckpt").mkdir()
