@@ -116,8 +116,9 @@ def test_every_rank_ends_when_one_fails(write: Command, launcher: str, how: str,
     if how == "raise":
         assert "this rank fails" in output
     if others == "go on":
-        # torchrun may end the other rank before it notices.
-        assert launcher == "torchrun" or "all ranks must live as long as their run" in output
+        # The launcher may end the other rank before it notices; Lightning's looks every five seconds, and says so.
+        ended = launcher == "torchrun" or "terminated with code" in output
+        assert ended or "all ranks must live as long as their run" in output
         assert "gloo" not in output.replace("distributed_backend=gloo", "")
 
 
