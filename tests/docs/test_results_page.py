@@ -3,9 +3,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
+import pytest
 import yaml
 
+from pd_lightning.scaling.fit_command import fit_law
 from pd_lightning.study.outline import read_study
 from pd_lightning.study.results import COMPLETE, read_results
 
@@ -20,13 +23,39 @@ def test_tables_and_figures_are_those_of_the_runs() -> None:
     from results import results
 
     told = "\n".join(results(FOLDER)).splitlines()
-    came_out = PAGE.partition("## What came out")[2]
+    came_out = PAGE.partition("## What came out")[2].partition("## The scaling law")[0]
     tables = [line for line in came_out.splitlines() if " ± " in line and line.startswith("|")]
     assert len(tables) > 50
     assert [line for line in tables if line not in told] == []
     figures = re.findall(r"\d\.\d{4}", re.sub(r"^\|.*", "", came_out, flags=re.MULTILINE))
     assert figures
     assert [figure for figure in figures if figure not in "\n".join(told)] == []
+
+
+@pytest.mark.parametrize(
+    ("law", "bootstrap"),
+    [
+        pytest.param(law, bootstrap, marks=pytest.mark.slow if bootstrap else [])
+        for bootstrap in (0, 200)
+        for law in ("chinchilla_kd", "apple")
+    ],
+)
+def test_the_largest_run_is_predicted_as_the_page_says(
+    law: Literal["chinchilla_kd", "apple"], bootstrap: int, tmp_path: Path
+) -> None:
+    found = fit_law(str(FOLDER), str(tmp_path), law, axes=["student", "tokens", "teacher"], bootstrap=bootstrap)
+    rows = [
+        [float(figure) for figure in re.findall(r"[+-]?\d+\.\d+", line.replace("−", "-"))[1:]]  # but the teacher
+        for line in PAGE.splitlines()
+        if line.startswith(f"| {law} |")
+    ]
+    assert len(rows) == len(found.largest) == 2
+    largest = sorted(found.largest, key=lambda row: row.measured)
+    for row, (measured, predicted, low, high, error, folds) in zip(largest, sorted(rows), strict=True):
+        assert [row.measured, row.predicted] == pytest.approx([measured, predicted], abs=2e-3)
+        assert 100 * row.error == pytest.approx(error, abs=0.1)
+        assert 100 * abs(found.fold_errors).mean() == pytest.approx(folds, abs=0.1)
+        assert not bootstrap or [row.low, row.high] == pytest.approx([low, high], abs=0.02)
 
 
 def test_the_teachers_losses_are_those_of_the_runs() -> None:
@@ -41,8 +70,13 @@ def test_the_runs_are_those_that_the_yaml_asks_for() -> None:
     study, rows = read_study(FOLDER), read_results(FOLDER / "results.csv")
     assert [axis.name for axis in study.axes] == list(asked["axes"])
     assert (list(study.seeds), [list(cross) for cross in study.crosses]) == (asked["seeds"], asked["crosses"])
-    done = {row.point for row in rows if row.state == COMPLETE}
+    assert {row.state for row in rows} == {COMPLETE}
+    hours = sum(row.train_seconds or 0 for row in rows) / 3600
+    assert f"trains {len(rows)} runs: {hours:.1f} core-hours" in PAGE
     for axis in study.axes:
         shown = [line for line in PAGE.splitlines() if line.startswith(f"| {axis.title} | mean")]
-        points = {point.name for _, point in study.along(axis)}
-        assert len(shown) == (points <= done), axis.name
+        assert len(shown) == 1, axis.name
+    for cross in study.crosses:
+        titles = [axis.title for axis in study.axes if axis.name in cross]
+        heads = f"| {titles[0]} \\ {titles[1]} |"
+        assert heads in PAGE, cross
