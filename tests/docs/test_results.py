@@ -1,12 +1,9 @@
 """The tables of docs/results.md: what is printed for a study's folder."""
 
-import sys
 from pathlib import Path
 
 from pd_lightning.study.outline import Axis, Control, Option, Point, Study, write_study
 from pd_lightning.study.results import Row, write_results
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 
 def test_tables_are_markdown(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """`docs/results.md` says what the runs of the paper in miniature gave."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +14,6 @@ from pd_lightning.study.results import COMPLETE, read_results
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "results" / "paper_mini"
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-
-sys.path.insert(0, str(ROOT / "tools"))
 
 
 def test_tables_and_figures_are_those_of_the_runs() -> None:

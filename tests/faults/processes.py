@@ -92,7 +92,7 @@ class Forked(Command):
         return self._code is not None
 
     def wait(self) -> int:
-        self.wait_until(lambda: False)
+        assert self.wait_until(lambda: False) is False
         assert self._code is not None
         return self._code
 
