@@ -57,6 +57,8 @@ def lm_control(settings: Settings, blocks: str | None) -> Settings:
 def equal_flops_control(lm: Settings, ratio: float, blocks: str | None) -> Settings:
     """The control without a teacher that is trained for longer, on further tokens where there are any.
 
+    It ends with a validation, like any run. So that this costs it at most a step more for each, they come evenly.
+
     Args:
         lm: Settings of the control at equal tokens.
         ratio: FLOPs of the point, those of its teacher included, over those of its student.
@@ -65,7 +67,12 @@ def equal_flops_control(lm: Settings, ratio: float, blocks: str | None) -> Setti
     control = deepcopy(lm)
     trainer = control["trainer"]
     every = _steps_between_validations(trainer)
-    steps = math.ceil(trainer["max_steps"] * ratio / every - 1e-9) * every
+    least = math.ceil(trainer["max_steps"] * ratio - 1e-9)
+    validations = math.ceil(least / every)
+    closer = math.ceil(least / validations)  # as many validations, evenly: the last one costs no further steps
+    steps = validations * closer
+    if closer < every:
+        trainer["val_check_interval"] = closer * int(trainer.get("accumulate_grad_batches") or 1)
     data = _data(control)
     most = data.get("max_train_blocks")
     if most is not None and _blocks_read(control, steps) > most:

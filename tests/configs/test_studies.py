@@ -11,6 +11,7 @@ from pd_lightning.cli.command_line import COMMANDS, main
 from pd_lightning.cli.commands import load_target
 from pd_lightning.composition.compose import as_arguments, merge
 from pd_lightning.study import command
+from pd_lightning.study.controls import has_teacher
 from pd_lightning.study.figures import teacher_facts
 from pd_lightning.study.points import DesignSpace, Point, merged
 from pd_lightning.study.settings import StudySettings
@@ -50,13 +51,13 @@ def test_what_runs_read_is_made_before(name: str, monkeypatch: pytest.MonkeyPatc
     folders = made(study)
     known = {folder: {"tokens": number} for number, folder in enumerate(study.teachers)}
     assert len(study.seeds) >= 2
-    assert study.controls.blocks in folders["data"]
+    assert study.controls.blocks in {None, *folders["data"]}
     assert set(study.teachers) <= folders["data"]
     assert set(study.teachers.values()) <= folders["runs"]
     for point in points(study):
         data = point.settings["data"]["init_args"]
         assert {data["path"], data.get("val_path", data["path"])} <= folders["data"], point.name
-        assert teacher_facts(point.settings, known), point.name
+        assert bool(teacher_facts(point.settings, known)) == has_teacher(point.settings), point.name
 
 
 def test_the_miniature_asks_what_the_issue_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +89,4 @@ def test_every_point_takes_two_steps(
         done = OneParserCLI("fit", load_target(COMMANDS["fit"].target), as_arguments(settings, []))
         assert done.trainer.global_step == 2, point.name
         assert np.isfinite(done.watch.losses).all(), point.name
-        assert done.watch.kd_loss is not None, point.name
+        assert (done.watch.kd_loss is not None) == has_teacher(settings), point.name

@@ -56,17 +56,33 @@ def test_a_point_without_a_teacher_needs_no_control(ask: Ask) -> None:
 
 
 def test_equal_flops_come_when_the_flops_are_known(ask: Ask) -> None:
-    """In steps, a multiple of those between validations, and on as many more blocks; last of all."""
+    """In steps, and on as many more blocks; last of all."""
     found = runs(ask(), {"base": 1.55, "k=1": 1.55, "lr=0.02": 1.0})
     longer = [run for run in found if run.role == "equal_flops"]
-    assert [(run.name, found.index(run)) for run in longer] == [("equal flops, 20 steps", len(found) - 1)]
-    assert longer[0].settings["trainer"]["max_steps"] == 20
-    assert longer[0].settings["data"]["init_args"]["max_train_blocks"] == 80
+    assert [(run.name, found.index(run)) for run in longer] == [("equal flops, 16 steps", len(found) - 1)]
+    assert longer[0].settings["trainer"]["max_steps"] == 16
+    assert longer[0].settings["data"]["init_args"]["max_train_blocks"] == 64
 
 
-@pytest.mark.parametrize(("ratio", "steps"), [(1.5, 15), (1.500001, 20), (2.0, 20), (1.0000001, 15)])
-def test_steps_at_equal_flops_are_never_too_few(ask: Ask, ratio: float, steps: int) -> None:
-    assert equal_flops_control(runs(ask())[1].settings, ratio, None)["trainer"]["max_steps"] == steps
+@pytest.mark.parametrize(
+    ("ratio", "steps", "interval"),
+    [(1.5, 15, 5), (1.500001, 16, 4), (2.0, 20, 5), (1.0000001, 12, 4), (1.31, 15, 5), (1.61, 20, 5), (9.91, 100, 5)],
+)
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_steps_at_equal_flops_are_never_too_few(
+    ask: Ask, ratio: float, steps: int, interval: int, accumulated: int
+) -> None:
+    """And at most one too many for each validation, however far apart those of the point are."""
+    trainer = {"val_check_interval": 5 * accumulated, "accumulate_grad_batches": accumulated}
+    control = runs(ask(fit=[*ask().fit, {"trainer": trainer}]))[1].settings
+    longer = equal_flops_control(control, ratio, None)["trainer"]
+    assert (longer["max_steps"], longer["val_check_interval"]) == (steps, interval * accumulated)
+
+
+def test_a_control_need_not_train_until_the_point_s_next_validation(ask: Ask) -> None:
+    control = runs(ask(fit=[*ask().fit, {"trainer": {"max_steps": 1000, "val_check_interval": 1000}}]))[1].settings
+    longer = equal_flops_control(control, 1.1, None)["trainer"]
+    assert (longer["max_steps"], longer["val_check_interval"]) == (1100, 550)
 
 
 def test_a_control_tells_the_options_that_matter_to_it(ask: Ask) -> None:
