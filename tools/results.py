@@ -10,7 +10,7 @@ from pathlib import Path
 from pd_lightning.report import Section, Table, cell_text
 from pd_lightning.study.compared import Compared
 from pd_lightning.study.page_axes import axis_section
-from pd_lightning.study.page_crosses import cross_section
+from pd_lightning.study.page_crosses import cross_sections
 from pd_lightning.study.page_summary import introduction, summary_section
 from pd_lightning.study.texts import places
 
@@ -38,8 +38,8 @@ def results(folder: Path) -> Iterator[str]:
     yield from _markdown(summary_section(compared, decimals))
     for axis in axes.values():
         yield from _markdown(axis_section(compared, axis, decimals))
-    for cross in compared.study.crosses:
-        yield from _markdown(cross_section(compared, cross, decimals))
+    for section in cross_sections(compared, decimals):
+        yield from _markdown(section)
 
 
 def _markdown(section: Section) -> Iterator[str]:

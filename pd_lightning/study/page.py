@@ -10,10 +10,10 @@ from pd_lightning.report import Code, Section, Table, write_report
 from pd_lightning.study.best import BEST, write_best
 from pd_lightning.study.compared import Compared
 from pd_lightning.study.curves import curves_section
-from pd_lightning.study.outline import GRID, SEARCH, STUDY, Study
+from pd_lightning.study.outline import SEARCH, STUDY
 from pd_lightning.study.page_axes import axis_section
 from pd_lightning.study.page_costs import costs_section
-from pd_lightning.study.page_crosses import cross_section
+from pd_lightning.study.page_crosses import cross_sections
 from pd_lightning.study.page_search import search_sections
 from pd_lightning.study.page_summary import introduction, summary_section
 from pd_lightning.study.results import FAILED, RESULTS
@@ -71,20 +71,12 @@ def _sections(compared: Compared, decimals: int) -> Iterator[Section]:
     else:
         yield summary_section(compared, decimals)
         yield from (axis_section(compared, axis, decimals) for axis in study.axes)
-        yield from (cross_section(compared, names, decimals) for names in _crosses(study))
+        yield from cross_sections(compared, decimals)
     yield curves_section(compared)
     yield costs_section(compared, decimals)
     yield from _failed(compared)
     yield from _best(compared)
     yield Section("How this report is made", [METHOD])
-
-
-def _crosses(study: Study) -> list[list[str]]:
-    """The grids; a design that is one as a whole needs none named."""
-    crosses = [list(names) for names in study.crosses if len(names) > 1]
-    if study.design == GRID and not crosses and len(study.axes) > 1:
-        return [[axis.name for axis in study.axes]]
-    return crosses
 
 
 def _failed(compared: Compared) -> Iterator[Section]:

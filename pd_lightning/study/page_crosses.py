@@ -12,7 +12,7 @@ from pd_lightning.report.charts import Chart
 from pd_lightning.study.axis_scale import axis_scale, means, ranges
 from pd_lightning.study.compared import Compared, Comparison
 from pd_lightning.study.growth import growth_texts, has_direction
-from pd_lightning.study.outline import EQUAL_FLOPS, LM, Axis, Point
+from pd_lightning.study.outline import EQUAL_FLOPS, GRID, LM, Axis, Point
 from pd_lightning.study.statistics import Estimate
 from pd_lightning.study.texts import CONTROL_TEXTS, difference_text, mean_text, metric_text
 
@@ -34,21 +34,25 @@ class Grid:
     where: str
 
 
-def cross_section(compared: Compared, names: Sequence[str], decimals: int) -> Section:
-    """Axes in a full grid: tables and plots of the first two axes for each option of the others.
+def cross_sections(compared: Compared, decimals: int) -> Iterator[Section]:
+    """Axes in full grids: tables and plots of the first two axes for each option of the others.
 
     Args:
-        compared: The study's results.
-        names: The axes' names, two at least.
+        compared: The study's results. A design that is a grid as a whole needs no crosses.
         decimals: Those of the metric.
 
-    Returns:
-        The metric and its differences to the controls.
+    Yields:
+        For each cross the metric and its differences to the controls.
     """
-    by_name = {axis.name: axis for axis in compared.study.axes}
-    axes = [by_name[name] for name in names]
-    parts = [part for grid in _grids(compared, axes) for part in _parts(compared, grid, decimals)]
-    return Section(" × ".join(axis.title for axis in axes), parts, "Crosses")
+    study = compared.study
+    axes = {axis.name: axis for axis in study.axes}
+    crosses = [names for names in study.crosses if len(names) > 1]
+    if study.design == GRID and not crosses and len(axes) > 1:
+        crosses = [list(axes)]
+    for names in crosses:
+        crossed = [axes[name] for name in names]
+        parts = [part for grid in _grids(compared, crossed) for part in _parts(compared, grid, decimals)]
+        yield Section(" × ".join(axis.title for axis in crossed), parts, "Crosses")
 
 
 def _grids(compared: Compared, axes: Sequence[Axis]) -> Iterator[Grid]:

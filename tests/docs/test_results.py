@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from pd_lightning.study.outline import Axis, Control, Option, Point, Study, write_study
 from pd_lightning.study.results import Row, write_results
 
 
-def test_tables_are_markdown(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("design", "crosses"), [("one_factor", [["k", "loss"]]), ("grid", [])])
+def test_tables_are_markdown(design: str, crosses: list[list[str]], tmp_path: Path) -> None:
     from results import results
 
     study = Study(
@@ -14,7 +17,7 @@ def test_tables_are_markdown(tmp_path: Path) -> None:
         name="tiny",
         metric="val/lm_loss",
         direction="minimize",
-        design="one_factor",
+        design=design,
         seeds=[1, 2],
         axes=[
             Axis("k", "k | p", "50", [Option("10", 10.0), Option("50", 50.0)]),
@@ -25,7 +28,7 @@ def test_tables_are_markdown(tmp_path: Path) -> None:
             Point("k=10", {"k": "10", "loss": "kld"}, ["k"], "lm", None, "k10"),
         ],
         controls=[Control("lm", "lm", "lm", ["base", "k=10"])],
-        crosses=[["k", "loss"]],
+        crosses=crosses,
         costs={},
     )
     values = {"base": (4.0, 4.1), "k=10": (3.5, 3.6), "lm": (4.5, 4.6)}
