@@ -13,17 +13,18 @@ from pd_lightning.study.results import COMPLETE, read_results
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "results" / "paper_mini"
+LEARNING_RATES = ROOT / "docs" / "results" / "paper_mini_lr"
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_tables_and_figures_are_those_of_the_runs() -> None:
     from results import results
 
-    told = "\n".join(results(FOLDER)).splitlines()
-    came_out = PAGE.partition("## What came out")[2].partition("## The scaling law")[0]
-    tables = [line for line in came_out.splitlines() if " ± " in line and line.startswith("|")]
+    told = "\n".join(line for folder in (FOLDER, LEARNING_RATES) for line in results(folder)).splitlines()
+    tables = [line for line in PAGE.splitlines() if " ± " in line and line.startswith("|")]
     assert len(tables) > 50
     assert [line for line in tables if line not in told] == []
+    came_out = PAGE.partition("## What came out")[2].partition("## The scaling law")[0]
     figures = re.findall(r"\d\.\d{4}", re.sub(r"^\|.*", "", came_out, flags=re.MULTILINE))
     assert figures
     assert [figure for figure in figures if figure not in "\n".join(told)] == []
@@ -62,12 +63,18 @@ def test_the_teachers_losses_are_those_of_the_runs() -> None:
     assert f"The larger teacher ends at {larger:.3f} instead of {smaller:.3f}" in PAGE
 
 
-def test_the_runs_are_those_that_the_yaml_asks_for() -> None:
-    asked = yaml.safe_load((ROOT / "configs" / "study" / "paper_mini.yaml").read_text(encoding="utf-8"))
-    study, rows = read_study(FOLDER), read_results(FOLDER / "results.csv")
+@pytest.mark.parametrize("folder", [FOLDER, LEARNING_RATES], ids=lambda folder: folder.name)
+def test_the_runs_are_those_that_the_yaml_asks_for(folder: Path) -> None:
+    asked = yaml.safe_load((ROOT / "configs" / "study" / f"{folder.name}.yaml").read_text(encoding="utf-8"))
+    study, rows = read_study(folder), read_results(folder / "results.csv")
     assert [axis.name for axis in study.axes] == list(asked["axes"])
-    assert (list(study.seeds), [list(cross) for cross in study.crosses]) == (asked["seeds"], asked["crosses"])
+    assert list(study.seeds) == asked["seeds"]
+    assert [list(cross) for cross in study.crosses] == asked.get("crosses", [])
     assert {row.state for row in rows} == {COMPLETE}
+
+
+def test_every_axis_has_its_table_and_the_page_says_what_it_took() -> None:
+    study, rows = read_study(FOLDER), read_results(FOLDER / "results.csv")
     hours = sum(row.train_seconds or 0 for row in rows) / 3600
     assert f"trains {len(rows)} runs: {hours:.1f} core-hours" in PAGE
     for axis in study.axes:
