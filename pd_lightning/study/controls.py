@@ -72,7 +72,7 @@ def equal_flops_control(lm: Settings, ratio: float, blocks: str | None) -> Setti
     closer = math.ceil(least / validations)  # as many validations, evenly: the last one costs no further steps
     steps = validations * closer
     if closer < every:
-        trainer["val_check_interval"] = closer * int(trainer.get("accumulate_grad_batches") or 1)
+        trainer["val_check_interval"] = closer * _batches_in_a_step(trainer)
     data = _data(control)
     most = data.get("max_train_blocks")
     if most is not None and _blocks_read(control, steps) > most:
@@ -113,7 +113,11 @@ def _steps_between_validations(trainer: Mapping[str, Any]) -> int:
             "trainer.val_check_interval to a number of batches and trainer.check_val_every_n_epoch to null."
         )
     # The fewest steps whose batches are whole intervals: the two need not divide one another.
-    return max(1, interval // math.gcd(interval, int(trainer.get("accumulate_grad_batches") or 1)))
+    return max(1, interval // math.gcd(interval, _batches_in_a_step(trainer)))
+
+
+def _batches_in_a_step(trainer: Mapping[str, Any]) -> int:
+    return int(trainer.get("accumulate_grad_batches") or 1)
 
 
 def _blocks_read(settings: Settings, steps: int) -> int:

@@ -11,7 +11,6 @@ from pd_lightning.cli.command_line import COMMANDS, main
 from pd_lightning.cli.commands import load_target
 from pd_lightning.composition.compose import as_arguments, merge
 from pd_lightning.study import command
-from pd_lightning.study.controls import has_teacher
 from pd_lightning.study.figures import teacher_facts
 from pd_lightning.study.points import DesignSpace, Point, merged
 from pd_lightning.study.settings import StudySettings
@@ -51,13 +50,14 @@ def test_what_runs_read_is_made_before(name: str, monkeypatch: pytest.MonkeyPatc
     folders = made(study)
     known = {folder: {"tokens": number} for number, folder in enumerate(study.teachers)}
     assert len(study.seeds) >= 2
-    assert study.controls.blocks in {None, *folders["data"]}
+    taught = study.controls.lm  # every point of a study that has controls
+    assert (study.controls.blocks in folders["data"]) == taught
     assert set(study.teachers) <= folders["data"]
     assert set(study.teachers.values()) <= folders["runs"]
     for point in points(study):
         data = point.settings["data"]["init_args"]
         assert {data["path"], data.get("val_path", data["path"])} <= folders["data"], point.name
-        assert bool(teacher_facts(point.settings, known)) == has_teacher(point.settings), point.name
+        assert bool(teacher_facts(point.settings, known)) == taught, point.name
 
 
 def test_the_miniature_asks_what_the_issue_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +82,12 @@ def test_every_point_takes_two_steps(
         "trainer": {"default_root_dir": str(tmp_path), "limit_val_batches": 0, "log_every_n_steps": 1},
     }
     small["trainer"] |= {"callbacks": [], "enable_checkpointing": False, "logger": False}
-    for point in points(asked(name, monkeypatch)):
+    study = asked(name, monkeypatch)
+    for point in points(study):
         settings = merge(point.settings, small)
         if settings["model"]["teacher"]["class_path"].endswith("FrozenTeacher"):
             settings["model"]["teacher"]["init_args"]["model"] = str(teacher_dir)
         done = OneParserCLI("fit", load_target(COMMANDS["fit"].target), as_arguments(settings, []))
         assert done.trainer.global_step == 2, point.name
         assert np.isfinite(done.watch.losses).all(), point.name
-        assert (done.watch.kd_loss is not None) == has_teacher(settings), point.name
+        assert (done.watch.kd_loss is not None) == study.controls.lm, point.name
