@@ -69,7 +69,7 @@ class DesignSpace:
         self.base = {name: _base(axis, self._fit, self._overlays[name]) for name, axis in study.axes.items()}
 
     def point(self, choices: Mapping[str, Any]) -> Point:
-        """The point of a choice.
+        """The point of a choice: what is varied is laid over the base, a single setting over an option of many.
 
         Args:
             choices: Option of some axes, or a value of a range; the others have the base's.
@@ -80,7 +80,8 @@ class DesignSpace:
         chosen = {**self.base, **choices}
         varied = tuple(axis for axis in self.axes if chosen[axis] != self.base[axis])
         settings = deepcopy(self._fit)
-        for axis, choice in chosen.items():
+        for axis in sorted(chosen, key=lambda name: (name in varied, self.axes[name].path is not None)):
+            choice = chosen[axis]
             if self.axes[axis].is_range:
                 settings = override(settings, str(self.axes[axis].path), choice) if axis in varied else settings
             elif choice:

@@ -127,13 +127,16 @@ class StudySettings:
     def __post_init__(self) -> None:
         for name, axis in self.axes.items():
             _check_axis(name, axis, self.design)
+        _check_paths(self.axes)
         for cross in self.crosses:
             _check_cross(cross, self.axes)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, one or more, got {self.seeds}. Set seeds.")
         if not self.fit:
             raise ValueError("fit must name the YAML files of the base run, got none. Set fit, as in fit: [run.yaml].")
-        if (self.design == "search") != (self.n_trials is not None) or (self.n_trials or 1) < 1:
+        if (self.design == "search") != (self.n_trials is not None) or (
+            1 if self.n_trials is None else self.n_trials
+        ) < 1:
             raise ValueError(
                 f"n_trials must be set for design search, and for no other, got {self.n_trials} for {self.design}. Set "
                 "n_trials to the number of points, or change design."
@@ -172,6 +175,20 @@ def _check_axis(name: str, axis: Axis, design: str) -> None:
         raise ValueError(f"{where}.values must differ, got {names}. Remove what is there twice.")
     if axis.base is not None and not axis.is_range and option_name(axis.base) not in names:
         raise ValueError(f"{where}.base must be one of {', '.join(names)}, got {axis.base}. Mend {where}.base.")
+
+
+def _check_paths(axes: dict[str, Axis]) -> None:
+    """Two axes of one setting would have one of them report values that no run had."""
+    first: dict[str, str] = {}
+    for name, axis in axes.items():
+        if axis.path is not None:
+            path = ".".join(part for part in axis.path.split(".") if part != "init_args")
+            if path in first:
+                raise ValueError(
+                    f"axes.{name}.path must be a setting that no other axis varies, got {axis.path}, which is that of "
+                    f"axes.{first[path]}. Put the values of both into one axis."
+                )
+            first[path] = name
 
 
 def _check_cross(cross: list[str], axes: dict[str, Axis]) -> None:

@@ -57,6 +57,23 @@ def test_a_named_base_is_applied(ask: Ask) -> None:
     assert space.point({"lr": "0.6"}).name == "base"
 
 
+LARGE = {"model": {"student": {"init_args": {"config": {"hidden_size": 32}}}, "lr": {"init_args": {"peak": 0.5}}}}
+
+
+@pytest.mark.parametrize("order", [("size", "peak"), ("peak", "size")])
+def test_what_is_varied_is_laid_over_the_base(ask: Ask, order: tuple[str, str]) -> None:
+    """An option that sets more than its own axis keeps it beside the base, in whichever order the axes stand."""
+    axes = {
+        "size": Axis(options={"small": {}, "large": LARGE}),
+        "peak": Axis(path="model.lr.peak", values=[0.01, 0.02]),
+    }
+    space = DesignSpace(ask(axes={name: axes[name] for name in order}))
+    choices: list[dict] = [{}, {"size": "large"}, {"peak": "0.02"}, {"size": "large", "peak": "0.02"}]
+    points = [space.point(choice).settings["model"] for choice in choices]
+    assert [settings["lr"]["init_args"]["peak"] for settings in points] == [0.01, 0.5, 0.02, 0.02]
+    assert [settings["student"]["init_args"]["config"]["hidden_size"] for settings in points] == [16, 32, 16, 32]
+
+
 def test_folders_follow_settings(ask: Ask) -> None:
     one = DesignSpace(ask()).point({"k": "1"})
     other = DesignSpace(ask(fit=[*ask().fit, {"trainer": {"max_steps": 20}}])).point({"k": "1"})
@@ -78,6 +95,16 @@ def test_folders_follow_settings(ask: Ask) -> None:
         ({"crosses": [["k"]]}, "crosses must each have two different axes"),
         ({"design": "grid", "crosses": [["k", "lr"]]}, "crosses must be of design one_factor"),
         ({"seeds": [1, 1]}, "seeds must be different"),
+        (
+            {
+                "axes": {
+                    "a": Axis(path="model.lr.peak", values=[1]),
+                    "b": Axis(path="model.lr.init_args.peak", values=[2]),
+                }
+            },
+            "axes.b.path must be a setting that no other axis varies, got model.lr.init_args.peak, .* of axes.a",
+        ),
+        ({"design": "search", "n_trials": 0}, "n_trials must be set for design search"),
         ({"n_trials": 3}, "n_trials must be set for design search"),
         ({"design": "search"}, "n_trials must be set for design search"),
         ({"fit": []}, "fit must name the YAML files"),
