@@ -8,7 +8,7 @@ import numpy as np
 
 from pd_lightning.scaling.fitting import Fit, bootstrap, fit, interval
 from pd_lightning.scaling.held_out import HeldOut, fold_errors, largest, predict_largest
-from pd_lightning.scaling.identifiability import TradeOff, noise, trade_offs, unclaimed
+from pd_lightning.scaling.identifiability import TradeOff, noise, open_ended, trade_offs, unclaimed
 from pd_lightning.scaling.laws import Array, Law, Sizes
 from pd_lightning.scaling.runs import Runs
 
@@ -49,7 +49,12 @@ class Analysis:
     @property
     def unclaimed(self) -> list[str]:
         """The coefficients that are named, not claimed."""
-        return unclaimed(self.fitted, self.trade_offs)
+        return unclaimed(self.fitted, self.trade_offs, self.open_ended)
+
+    @property
+    def open_ended(self) -> list[str]:
+        """The coefficients whose interval reaches the end of the search; none without replicates."""
+        return open_ended(self.fitted, self.replicates, self.points)
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The coefficients' 95% intervals by name; none without replicates."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pd_lightning.scaling.fitting import Fit, bounds, refit
-from pd_lightning.scaling.laws import Array
+from pd_lightning.scaling.fitting import Fit, bounds, interval, refit
+from pd_lightning.scaling.laws import Array, Law
 from pd_lightning.scaling.runs import Runs
 
 STEP = 1.0  # of a logarithm
@@ -121,22 +121,43 @@ def noise(fitted: Fit, runs: Runs) -> float:
 
 def at_bounds(fitted: Fit) -> list[str]:
     """Name the coefficients that a fit pushed to the edge of what it may choose."""
-    low, high = bounds(fitted.law)
-    edge = (fitted.z - low < _AT_BOUND) | (high - fitted.z < _AT_BOUND)
-    return [name for name, there in zip(fitted.law.names, edge, strict=True) if there]
+    return _reaching(fitted.law, fitted.z, fitted.z)
 
 
-def unclaimed(fitted: Fit, found: list[TradeOff]) -> list[str]:
+def open_ended(fitted: Fit, replicates: Array, points: int) -> list[str]:
+    """Name the coefficients whose interval ends where the search did, not where the runs speak against more.
+
+    A share's own bounds are no such end: it can't be less than 0 or more than 1.
+
+    Args:
+        fitted: The fit.
+        replicates: Coordinates `[S, P]` of its bootstrap.
+        points: How many points they are drawn from.
+    """
+    if not len(replicates):
+        return []
+    found = _reaching(fitted.law, *interval(replicates, points, len(fitted.z)))
+    return [one.name for one in fitted.law.parameters if one.positive and one.name in found]
+
+
+def _reaching(law: Law, lowest: Array, highest: Array) -> list[str]:
+    low, high = bounds(law)
+    edge = (lowest - low < _AT_BOUND) | (high - highest < _AT_BOUND)
+    return [name for name, there in zip(law.names, edge, strict=True) if there]
+
+
+def unclaimed(fitted: Fit, found: list[TradeOff], unended: list[str] | None = None) -> list[str]:
     """Name every coefficient that should not be claimed.
 
     Args:
         fitted: The fit.
         found: Its trade-offs.
+        unended: Coefficients whose interval has no end of its own.
 
     Returns:
         Coefficients that are open or at a bound; with an exponent also its factor, since A is A' · N^a with A' the
         excess at a typical N.
     """
-    open_ones = {*at_bounds(fitted), *(one.name for one in found)}
+    open_ones = {*at_bounds(fitted), *(one.name for one in found), *(unended or ())}
     open_ones |= {factor for factor, exponent in (("A", "a"), ("B", "b")) if exponent in open_ones}
     return [name for name in fitted.law.names if name in open_ones]

@@ -81,6 +81,7 @@ def save_law(path: Path, found: Analysis, role: str, metric: str, results: list[
         "coefficients": _coefficients(found),
         "trade_offs": [asdict(one) | {"text": str(one)} for one in found.trade_offs],
         "at_bounds": at_bounds(found.fitted),
+        "open_ended": found.open_ended,
         "fit": {
             "huber_delta": found.fitted.delta,
             "objective": found.fitted.objective,

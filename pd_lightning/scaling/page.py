@@ -91,6 +91,8 @@ def cautions(found: Analysis) -> list[str]:
     lines += [f"{one}." for one in found.trade_offs]
     if edge := at_bounds(found.fitted):
         lines.append(f"The fit stopped at the bounds of {', '.join(edge)}.")
+    if wide := found.open_ended:
+        lines.append(f"The bootstrap drove {', '.join(wide)} to the bounds of the search: the interval would be wider.")
     if found.fitted.agreeing < 0.5:
         lines.append(f"Only {found.fitted.agreeing:.0%} of the starts ended at this fit: there are other valleys.")
     return lines

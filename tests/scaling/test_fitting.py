@@ -8,7 +8,7 @@ import pytest
 
 from pd_lightning.scaling import fitting
 from pd_lightning.scaling.fitting import bootstrap, fit, interval
-from pd_lightning.scaling.identifiability import at_bounds, noise, trade_offs, unclaimed
+from pd_lightning.scaling.identifiability import at_bounds, noise, open_ended, trade_offs, unclaimed
 from pd_lightning.scaling.laws import LAWS, Law
 from pd_lightning.scaling.published import DISTILLED, SUPERVISED
 from pd_lightning.scaling.runs import Runs
@@ -106,6 +106,17 @@ def test_a_coefficient_at_its_bound_is_named(make_runs: MakeRuns, true: dict[str
     fitted = fit(LAWS["chinchilla_kd"], runs)
     assert at_bounds(fitted) == ["t"]
     assert unclaimed(fitted, []) == ["t"]
+
+
+def test_an_interval_that_ends_with_the_search_is_not_claimed(make_runs: MakeRuns, true: dict[str, float]) -> None:
+    """But a share that is between 0 and 1 anyway is."""
+    fitted = fit(LAWS["chinchilla_kd"], make_runs("chinchilla_kd", {**true, "t": 0.3}, teachers=(2.2, 2.8), noise=0.0))
+    assert open_ended(fitted, np.tile(fitted.z, (200, 1)), 30) == []
+    replicates = np.tile(fitted.z, (200, 1))
+    for name, value in (("a", 5.0), ("t", 1.0)):
+        replicates[:100, fitted.law.names.index(name)] = np.log(value) if name == "a" else value
+    assert open_ended(fitted, replicates, 30) == ["a"]
+    assert unclaimed(fitted, [], ["a"]) == ["A", "a"]
 
 
 def test_an_outlier_moves_nothing(make_runs: MakeRuns) -> None:
