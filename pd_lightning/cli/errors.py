@@ -19,7 +19,7 @@ from pd_lightning.redaction import redact_text
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError)
 # The machine's limits are never a bug, whoever ran into them.
-SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 # Native code (tokenizers, safetensors) gives the number of a system error as text.
 NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
 # What Lightning says of a package that it finds not installed, also within jsonargparse's message of a union of types.
@@ -188,6 +188,8 @@ def _system_message(error: OSError) -> str:
     place = f": {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = f"Make room {'there' if place else 'where the command writes'} and run the command again"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        remedy = "Choose another path: a file stands where a folder must be, or a folder where a file must be"
     else:
         remedy = "Choose another folder, or change its permissions"
     return f"{error.strerror}{place}. {remedy}."

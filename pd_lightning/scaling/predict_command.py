@@ -11,7 +11,7 @@ import numpy as np
 
 from pd_lightning.scaling.law_file import SavedLaw, load_law
 from pd_lightning.scaling.laws import Sizes
-from pd_lightning.scaling.published import RANGES, SOURCE, distilled_loss, supervised_loss
+from pd_lightning.scaling.published import RANGES, SOURCE, SUPERVISED, distilled_loss, supervised_loss
 
 
 def predict_loss(
@@ -56,6 +56,8 @@ def predict_loss(
         if law
         else _published(student_params, student_tokens, teacher)
     )
+    if law is None:
+        found["warnings"] += _range_warnings(RANGES, {"params": teacher_params, "tokens": teacher_tokens}, "teacher")
     for name in ("teacher_loss", "supervised_loss", "distilled_loss"):
         if found[name] is not None and not math.isfinite(found[name]):
             raise ValueError(f"{name} must be finite, got {found[name]} by the law. Give sizes that models have.")
@@ -96,8 +98,9 @@ def _published(params: float, tokens: float, teacher: float | None) -> dict[str,
         "distilled_loss": None if teacher is None else float(distilled_loss(params, tokens, teacher)),
         "interval": None,
         "warnings": [
-            *_range_warnings(RANGES, {"params": params, "tokens": tokens}),
+            *_range_warnings(RANGES, {"params": params, "tokens": tokens}, "student"),
             *_teacher_warnings(alone, teacher),
+            *_floor_warnings(teacher),
         ],
     }
 
@@ -123,7 +126,7 @@ def _by_law(law: SavedLaw, params: float, tokens: float, teacher: float | None) 
 
 
 def _law_warnings(law: SavedLaw, given: Mapping[str, float | None]) -> list[str]:
-    found = _range_warnings(law.ranges, given)
+    found = _range_warnings(law.ranges, given, "student")
     if found and law.open:
         found.append(f"the runs of the law do not fix {', '.join(law.open)}: beyond them its interval is too narrow.")
     if law.role == "supervised" and given["teacher_loss"] is not None:
@@ -131,8 +134,13 @@ def _law_warnings(law: SavedLaw, given: Mapping[str, float | None]) -> list[str]
     return found
 
 
-def _range_warnings(ranges: Mapping[str, tuple[float, float]], given: Mapping[str, float | None]) -> list[str]:
-    named = [(name, given.get(name), ends) for name, ends in ranges.items()]
+def _range_warnings(
+    ranges: Mapping[str, tuple[float, float]], given: Mapping[str, float | None], whose: str
+) -> list[str]:
+    named = [
+        (f"{whose}_{name}" if name in ("params", "tokens") else name, given.get(name), ends)
+        for name, ends in ranges.items()
+    ]
     return [
         f"{name} {value:.4g} is outside the runs of the law, {low:.4g} to {high:.4g}: this is an extrapolation."
         for name, value, (low, high) in named
@@ -144,6 +152,16 @@ def _teacher_warnings(supervised: float | None, teacher: float | None) -> list[s
     if supervised is None or teacher is None or teacher < supervised:
         return []
     return [f"the teacher's loss {teacher:.4f} is no better than the student's without it, {supervised:.4f}."]
+
+
+def _floor_warnings(teacher: float | None) -> list[str]:
+    floor = SUPERVISED["E"]
+    if teacher is None or teacher > floor:
+        return []
+    return [
+        f"teacher_loss {teacher:.4g} is below {floor:.4g}, which no model reaches by this law: it says nothing of "
+        "such a teacher."
+    ]
 
 
 def _text(found: dict[str, Any]) -> str:

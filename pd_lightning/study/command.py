@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pd_lightning.composition.yaml_files import as_yaml
+from pd_lightning.composition.yaml_files import as_yaml, read_yaml
 from pd_lightning.redaction import refuse_secrets
 from pd_lightning.store.durable import write_durably
 from pd_lightning.study.figures import check_teachers
@@ -119,6 +119,7 @@ def study(
         _show_plan(asked)
     elif report_only:
         _report(folder)
+        _say_what_is_left_aside(asked)
     elif slurm is not None:
         from pd_lightning.study.slurm import submit
 
@@ -188,6 +189,20 @@ def _is_saved(asked: StudySettings) -> bool:
     """Whether the study was started as it is before, or this is one of its workers."""
     path = Path(asked.output_dir) / STUDY_FILE
     return path.exists() and path.read_text(encoding="utf-8") == _text(asked)
+
+
+def _say_what_is_left_aside(asked: StudySettings) -> None:
+    """A report is of the study as it ran: what a command gives beside it is for the next start."""
+    path = Path(asked.output_dir) / STUDY_FILE
+    if path.exists():
+        saved, given = read_yaml(str(path)), asdict(asked)
+        others = [
+            key for key in given if key != "threads" and as_yaml({"": given[key]}) != as_yaml({"": saved.get(key)})
+        ]
+        if others:
+            print(
+                f"The report is of the study as it was started; other values of {', '.join(others)} take a new start."
+            )
 
 
 def _text(asked: StudySettings) -> str:

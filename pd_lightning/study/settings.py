@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -143,9 +144,19 @@ class StudySettings:
             )
         if self.design != "one_factor" and self.crosses:
             raise ValueError(f"crosses must be of design one_factor, got them for {self.design}. Remove crosses.")
+        _check_direction(self.metric, self.direction)
         for setting in ("teacher_forward", "teacher_training"):
             if getattr(self.controls, setting) < 0:
                 raise ValueError(f"controls.{setting} must not be negative, got {getattr(self.controls, setting)}.")
+
+
+def _check_direction(metric: str, direction: str) -> None:
+    """Metrics whose names tell which way is better; of others the user knows."""
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
+    higher, lower = words & {"acc", "accuracy", "agreement"}, words & {"loss", "perplexity"}
+    better = "maximize" if higher and not lower else "minimize" if lower and not higher else direction
+    if direction != better:
+        raise ValueError(f"direction must be {better} for {metric}, got {direction}. Set direction: {better}.")
 
 
 def _check_axis(name: str, axis: Axis, design: str) -> None:

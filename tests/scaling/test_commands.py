@@ -56,10 +56,17 @@ def test_published_coefficients_warn_outside_their_range(capsys: pytest.CaptureF
     assert main(["scaling-law", "predict", "--student_params=1e6", "--student_tokens=3e9", "--teacher_loss=9"]) == 0
     out = capsys.readouterr().out
     assert (
-        "warning: params 1e+06 is outside the runs of the law, 1.43e+08 to 1.26e+10: this is an extrapolation." in out
+        "warning: student_params 1e+06 is outside the runs of the law, 1.43e+08 to 1.26e+10: this is an extrapolation."
+        in out
     )
     assert "warning: the teacher's loss 9.0000 is no better than the student's without it" in out
     assert "tokens 3e+09" not in out
+    assert main(["scaling-law", "predict", *PAPER, "--teacher_params=1e6", "--teacher_tokens=3e9"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: teacher_params 1e+06 is outside the runs of the law" in out
+    assert "teacher_tokens" not in out
+    assert main(["scaling-law", "predict", *PAPER, "--teacher_loss=0.5"]) == 0
+    assert "warning: teacher_loss 0.5 is below 1.22, which no model reaches by this law" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ def test_a_law_with_teachers_predicts_both(results: Path, tmp_path: Path, capsys
     assert found["teacher_loss"] == pytest.approx(expected, rel=0.01)
     assert found["distilled_loss"] > found["supervised_loss"] > 0
     assert found["warnings"] == [
-        "params 2e+09 is outside the runs of the law, 1e+07 to 1e+09: this is an extrapolation."
+        "student_params 2e+09 is outside the runs of the law, 1e+07 to 1e+09: this is an extrapolation."
     ]
     assert main(["scaling-law", "predict", *PAPER, *file]) == 1
     assert "the law chinchilla_kd must know the teacher, got none. Set --teacher_loss." in capsys.readouterr().err

@@ -50,9 +50,19 @@ def test_a_study_from_its_yaml_to_its_report(ask: Ask, trainings: list[str], cap
     best = yaml.safe_load(Path("out/best.yaml").read_text())
     assert best["model"]["transforms"]["truncate"]["init_args"]["k"] == 50
     Path("out/report.html").unlink()
-    assert main(["study", "--config", "study.yaml", "--report_only"]) == 0
+    assert main(["study", "--config", "study.yaml", "--seeds=[1, 2, 3]", "--report_only", "--threads=1"]) == 0
     assert Path("out/report.html").exists()
+    assert "take a new start" not in capsys.readouterr().out
+    assert main(["study", "--config", "study.yaml", "--seeds=[1, 2]", "--metric=val/kd_loss", "--report_only"]) == 0
+    assert "as it was started; other values of seeds, metric take a new start." in capsys.readouterr().out
     assert len(trainings) == 24
+
+
+def test_a_file_in_the_place_of_its_folder(ask: Ask, trainings: list[str], capsys: pytest.CaptureFixture) -> None:
+    write(ask())
+    Path("out").write_text("mine")
+    assert main(["study", "--config", "study.yaml"]) == 1
+    assert "out. Choose another path: a file stands where a folder must be" in capsys.readouterr().err
 
 
 def test_options_are_checked_where_they_are_new(ask: Ask, trainings: list[str], checked: list[StudySettings]) -> None:
@@ -97,6 +107,8 @@ def test_what_is_saved_is_what_was_asked(ask: Ask, trainings: list[str]) -> None
         (["--fit+=nowhere.yaml"], "of a study must name YAML files, got nowhere.yaml, which does not exist"),
         (["--prepare={x: {command: tokenise}}"], "tokenise"),
         (["--seeds=3"], "seeds: the value must be of type list, got 3. Write [3]."),
+        (["--metric=val/top1_agreement"], "direction must be maximize for val/top1_agreement, got minimize."),
+        (["--direction=maximize"], "direction must be minimize for val/lm_loss, got maximize."),
         (["--axes.k.values=5"], "the value must be of type list, got 5. Write [5]."),
         (["--axes.k.path=model.nothing.k"], "axes.k.path: model.nothing.k must name a setting below one that"),
     ],
