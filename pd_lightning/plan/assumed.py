@@ -7,7 +7,9 @@ from typing import Any
 from pd_lightning.plan.report import count
 from pd_lightning.plan.request import Request
 from pd_lightning.plan.sizes import SHAPED_LIKE, Size
+from pd_lightning.plan.store_size import KS
 from pd_lightning.plan.worth import SOURCE, TOKENS_PER_PARAM, outside
+from pd_lightning.scaling.published import SUPERVISED
 
 
 def assumptions(request: Request, plan: dict[str, Any]) -> list[str]:
@@ -19,7 +21,8 @@ def assumptions(request: Request, plan: dict[str, Any]) -> list[str]:
     """
     assume, gpu = request.assume, plan["hardware"]
     found = [
-        f"{gpu['name']}: {gpu['tflops']:g} TFLOPS in dense bfloat16, {gpu['memory_gb']:g} GB (--gpu)",
+        f"{gpu['name']}: {gpu['tflops']:g} TFLOPS in dense bfloat16, {gpu['memory_gb']:g} GB (--gpu, "
+        "--assume.peak_tflops, --assume.gpu_memory_gb)",
         f"training reaches {assume.mfu:.0%} of that, the teacher's forward pass {assume.teacher_mfu:.0%} "
         "(--assume.mfu, --assume.teacher_mfu); restarts and validation are not counted",
         f"blocks of {assume.block_size:,} positions (--assume.block_size), {assume.micro_batch} to a GPU at a time "
@@ -56,7 +59,36 @@ def warnings(request: Request, plan: dict[str, Any]) -> list[str]:
         said = [outside("student", size.params_non_embedding, request.tokens)]
         said.append(outside("teacher", teacher.params_non_embedding, plan["teacher"]["tokens"]))
         found += [text for text in said if text is not None]
+        found += [*_of_loss(plan), *_of_selection(request)]
     return found
+
+
+def _of_loss(plan: dict[str, Any]) -> list[str]:
+    loss, alone, floor = plan["teacher"]["loss"], plan["worth"]["plain_loss_at_equal_tokens"], SUPERVISED["E"]
+    if loss <= floor:
+        return [
+            f"the teacher's loss {loss:.4g} is below {floor:.4g}, which no model reaches by this law: losses and what "
+            "is better say nothing of such a teacher (--teacher.loss)"
+        ]
+    if loss >= alone:
+        return [
+            f"the teacher's loss {loss:.4g} is no better than the student's without it, {alone:.4g} (--teacher.loss)"
+        ]
+    return []
+
+
+def _of_selection(request: Request) -> list[str]:
+    given, k = request.selection, request.selection.k
+    if request.store or given.samples or given.bytes_per_token is not None or given.kept_ids is not None:
+        return []
+    vocab = 0 if request.teacher is None else request.teacher.vocab_size
+    if k > vocab > 0:
+        return [f"a position has {vocab:,} ids, of which no {k:,} can be kept (--selection.k)"]
+    if k > KS[-1]:
+        return [
+            f"sizes of stores were measured up to k {KS[-1]}, so that of k {k:,} is a guess: record a pilot (--store)"
+        ]
+    return []
 
 
 def _of_numbers(size: Size, who: str) -> list[str]:

@@ -61,7 +61,14 @@ def fit_law(
     """
     _check(hold_out, folds, bootstrap, huber_delta, starts)
     scientific("scipy.optimize")
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir must be a folder, got {folder}, which is a file. Set --output_dir.")
     paths = [results] if isinstance(results, str) else results
+    if not paths:
+        raise ValueError("results must name runs or a study's folder, got none. Set --results.")
+    if "perplexity" in metric:
+        raise ValueError(f"metric must be a loss in nats, got {metric}. Set --metric to val/lm_loss, say.")
     chosen = LAWS[law]
     role = role or ("distilled" if chosen.needs_teacher else "supervised")
     if chosen.needs_teacher and role == "supervised":
@@ -70,7 +77,6 @@ def fit_law(
     runs = as_runs(rows, role, chosen.needs_teacher)
     supervised = _supervised(supervised_law, rows, chosen.needs_supervised) if chosen.needs_teacher else None
     found = analyse(chosen, runs, supervised, hold_out, folds, bootstrap, seed, huber_delta, starts)
-    folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_law(folder / "law.json", found, role, metric, paths)
     write_page(folder / "report.html", found, f"Made by pd-lightning scaling-law fit from {', '.join(paths)}.")

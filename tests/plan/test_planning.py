@@ -198,6 +198,26 @@ def test_every_assumption_is_printed(capsys: pytest.CaptureFixture, tmp_path: Pa
     assert all(line in out for line in plan["assumptions"])
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--teacher.loss=0.5", "the teacher's loss 0.5 is below 1.22, which no model reaches by this law"),
+        ("--teacher.loss=50", "the teacher's loss 50 is no better than the student's without it, 2."),
+        ("--selection.k=200000", "a position has 128,256 ids, of which no 200,000 can be kept (--selection.k)"),
+        (
+            "--selection.k=1000",
+            "sizes of stores were measured up to k 100, so that of k 1,000 is a guess: record a pilot",
+        ),
+    ],
+)
+def test_figures_beyond_what_is_known_are_warned_of(capsys: pytest.CaptureFixture, flag: str, message: str) -> None:
+    assert main(["plan", *TAUGHT, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)["warnings"]
+    assert main(["plan", *TAUGHT, flag, "--json"]) == 0
+    (new,) = set(json.loads(capsys.readouterr().out)["warnings"]) - set(before)
+    assert message in new
+
+
 def test_what_does_not_fit_is_warned_of(planned: Callable[..., Any]) -> None:
     (said,) = planned("--student=7B", "--tokens=1e9", "--gpu=a100", "--assume.micro_batch=2")["warnings"]
     assert said.startswith("plain or offline needs 188 GB of a GPU's 80: more GPUs under fsdp2, fewer")

@@ -185,12 +185,22 @@ def test_the_page_shows_what_the_file_says(results: Path, tmp_path: Path) -> Non
             ["--law=apple", "--hold_out=99"],
             "must leave 9 points of different sizes for apple, got 32 points less 32. Run",
         ),
+        (["--output_dir=a-file"], "output_dir must be a folder, got a-file, which is a file. Set --output_dir."),
+        (["--metric=val/perplexity"], "metric must be a loss in nats, got val/perplexity. Set --metric"),
+        (["--results=[]"], "results must name runs or a study's folder, got none. Set --results."),
         (["--folds=17"], "folds must be at most the number of points, 16, got 17. Set --folds=16."),
     ],
 )
 def test_mistakes_of_a_fit_are_explained(
-    results: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
+    results: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
     assert fit(results, tmp_path / "none", *arguments) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
