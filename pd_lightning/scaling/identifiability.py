@@ -8,7 +8,7 @@ derivatives at the fit alone would not do: along the valleys of `Apple` they cha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,7 +146,7 @@ def _reaching(law: Law, lowest: Array, highest: Array) -> list[str]:
     return [name for name, there in zip(law.names, edge, strict=True) if there]
 
 
-def unclaimed(fitted: Fit, found: list[TradeOff], unended: list[str] | None = None) -> list[str]:
+def unclaimed(fitted: Fit, found: list[TradeOff], unended: Sequence[str] = ()) -> list[str]:
     """Name every coefficient that should not be claimed.
 
     Args:
@@ -158,6 +158,6 @@ def unclaimed(fitted: Fit, found: list[TradeOff], unended: list[str] | None = No
         Coefficients that are open or at a bound; with an exponent also its factor, since A is A' · N^a with A' the
         excess at a typical N.
     """
-    open_ones = {*at_bounds(fitted), *(one.name for one in found), *(unended or ())}
+    open_ones = {*at_bounds(fitted), *(one.name for one in found), *unended}
     open_ones |= {factor for factor, exponent in (("A", "a"), ("B", "b")) if exponent in open_ones}
     return [name for name in fitted.law.names if name in open_ones]

@@ -135,9 +135,7 @@ class StudySettings:
             raise ValueError(f"seeds must be different whole numbers, one or more, got {self.seeds}. Set seeds.")
         if not self.fit:
             raise ValueError("fit must name the YAML files of the base run, got none. Set fit, as in fit: [run.yaml].")
-        if (self.design == "search") != (self.n_trials is not None) or (
-            1 if self.n_trials is None else self.n_trials
-        ) < 1:
+        if (self.n_trials or 0) < 1 if self.design == "search" else self.n_trials is not None:
             raise ValueError(
                 f"n_trials must be set for design search, and for no other, got {self.n_trials} for {self.design}. Set "
                 "n_trials to the number of points, or change design."
