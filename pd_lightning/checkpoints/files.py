@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +15,7 @@ from pd_lightning.store.checksums import CHECKSUMS_FILE
 from pd_lightning.store.durable import TEMPORARY, disk_full_explained, publish
 from pd_lightning.store.space import check_room, stored_bytes
 
+_FORMER = f"{TEMPORARY}former-"  # a checkpoint that is out of the way while its successor gets its name
 _WRITTEN = "a file that `pd-lightning fit` wrote, <trainer.default_root_dir>/checkpoints/last.ckpt say"
 _CLASS = re.compile(r"GLOBAL (\S+)")
 # The file that was found whole last. In the environment, since Lightning's launcher starts the other ranks from a
@@ -37,12 +39,13 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     remedy = "Earlier checkpoints stay. Free some space, then go on with the same command and --ckpt_path auto."
     with disk_full_explained(f"the checkpoint {path}", lambda: remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
         check_room(path, stored_bytes(checkpoint))
         try:
             _write(checkpoint, temporary)
-            publish(temporary, path)
+            put_in_place(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
 
 
 def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any]:
@@ -90,6 +93,53 @@ def load_checkpoint(path: str | Path, key: str, **options: Any) -> dict[str, Any
     return checkpoint
 
 
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """List the checkpoints of a folder: none that is being written, and none whose writing was killed.
+
+    Args:
+        folder: The folder; where there is none, it has none.
+
+    Returns:
+        In no order, files, and folders of checkpoints that several ranks wrote; among these one that was out of the way
+        when its successor's writing was killed.
+    """
+    return [path for path in Path(folder).glob("*.ckpt") if not path.name.startswith(TEMPORARY) or _stands_in(path)]
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed writes have left in the folder of a run: no other may write there.
+
+    Args:
+        folder: The folder; where there is none, nothing is done.
+    """
+    for path in set(Path(folder).glob(f"{TEMPORARY}*.ckpt")).difference(checkpoints_in(folder)):
+        remove(path)
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Give a finished checkpoint its name.
+
+    Args:
+        written: A file or folder beside `path`.
+        path: What has that name is replaced; where either is a folder, it is out of the way for a moment, see
+            `checkpoints_in`.
+    """
+    former = path.with_name(f"{_FORMER}{path.name}")
+    if path.exists() and (written.is_dir() or path.is_dir()):
+        remove(former)
+        path.rename(former)
+    publish(written, path)
+    remove(former)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def flaw(path: str | Path, first: int = 0, every: int = 1) -> str | None:
     """Tell what is wrong with a checkpoint, see `sealing`; one that was found whole is not read a second time.
 
@@ -114,6 +164,10 @@ def flaw(path: str | Path, first: int = 0, every: int = 1) -> str | None:
     if found is None and every == 1:
         os.environ[_WHOLE] = identity
     return found
+
+
+def _stands_in(path: Path) -> bool:
+    return path.name.startswith(_FORMER) and not path.with_name(path.name.removeprefix(_FORMER)).exists()
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:

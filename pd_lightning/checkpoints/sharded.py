@@ -10,7 +10,6 @@ PyTorch's distributed checkpoints keep their index as a pickle, but for its safe
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +24,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pd_lightning.checkpoints.files import flaw, load_checkpoint, save_checkpoint
+from pd_lightning.checkpoints.files import flaw, load_checkpoint, put_in_place, remove, save_checkpoint
 from pd_lightning.store.checksums import CHECKSUMS_FILE, checksums_json, digest_file
-from pd_lightning.store.durable import TEMPORARY, disk_full_explained, sync, write_durably
+from pd_lightning.store.durable import TEMPORARY, disk_full_explained, write_durably
 
 REST = "rest.ckpt"
 _WEIGHTS, _OPTIMIZERS, _STATE = "state_dict", "optimizer_states", "state"
@@ -69,7 +68,7 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
     """
     rank, temporary = distributed.get_rank(), path.with_name(f"{TEMPORARY}{path.name}")
     if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         temporary.mkdir(parents=True)
     distributed.barrier()
     tensors, rest = _split(checkpoint)
@@ -93,7 +92,7 @@ def write_shards(checkpoint: dict[str, Any], path: Path) -> None:
         )
     distributed.barrier()
     if rank == 0:
-        _replace(temporary, path)
+        put_in_place(temporary, path)
     distributed.barrier()
 
 
@@ -193,18 +192,6 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     except CheckpointException as error:
         failures = [failure for failure, _ in error.failures.values()]
         raise next((failure for failure in failures if isinstance(failure, OSError)), error) from error
-
-
-def _replace(written: Path, path: Path) -> None:
-    """Give a finished folder its name. What had it is out of the way for a moment: a run keeps more than one."""
-    sync(written)
-    former = path.with_name(f"{TEMPORARY}former-{path.name}")
-    shutil.rmtree(former, ignore_errors=True)
-    if path.exists():
-        path.rename(former)
-    written.rename(path)
-    sync(path.parent)
-    former.unlink() if former.is_file() else shutil.rmtree(former, ignore_errors=True)
 
 
 def _fitting(like: DTensor | None, shape: torch.Size) -> DTensor | None:

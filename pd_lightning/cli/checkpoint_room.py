@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import SGD
 
+from pd_lightning.checkpoints.files import remove_unfinished
 from pd_lightning.store.space import check_estimate, stored_bytes
 
 # Of AdamW, and of most others.
@@ -19,7 +20,13 @@ class CheckpointRoom(pl.Callback):
     """Refuses a training whose weights the disk has no room for, and warns where weights and optimizer won't fit.
 
     One checkpoint more is looked for, however many are kept. Each one is looked at again when it is written.
+
+    Args:
+        folder: The run's own folder of checkpoints, where nothing else writes: what killed writes left there goes.
     """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the folders of checkpoints, on the process that writes them.
@@ -27,6 +34,8 @@ class CheckpointRoom(pl.Callback):
         Raises:
             ValueError: On all ranks, if the weights alone don't fit.
         """
+        if trainer.is_global_zero:
+            remove_unfinished(self._folder)
         message = trainer.strategy.broadcast(_complaint(trainer, pl_module) if trainer.is_global_zero else None)
         if message is not None:
             raise ValueError(message)

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pd_lightning.checkpoints.files import flaw, load_checkpoint, save_checkpoint
+from pd_lightning.checkpoints.files import checkpoints_in, flaw, load_checkpoint, save_checkpoint
 from pd_lightning.cli.checkpoint_room import CheckpointRoom
 from pd_lightning.cli.stopping import StopBetweenSteps
 from pd_lightning.cli.unfinished_step import UnfinishedStep
@@ -67,8 +67,9 @@ def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool
     Returns:
         The callbacks.
     """
-    last = str(Path(root) / CHECKPOINTS / f"{LAST}.ckpt") if checkpoints else None
-    found = [*callbacks, StopBetweenSteps(last), UnfinishedStep(), FinalCheckpoint(), CheckpointRoom()]
+    folder = Path(root) / CHECKPOINTS
+    last = str(folder / f"{LAST}.ckpt") if checkpoints else None
+    found = [*callbacks, StopBetweenSteps(last), UnfinishedStep(), FinalCheckpoint(), CheckpointRoom(str(folder))]
     if not any(isinstance(callback, SkipNonFinite) for callback in found):
         found.append(SkipNonFinite())
     if checkpoints and not any(isinstance(callback, Checkpoint) for callback in found):
@@ -86,7 +87,7 @@ def run_callbacks(root: str, callbacks: Iterable[Callback], *, checkpoints: bool
         )
     for callback in found:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(Path(root) / CHECKPOINTS)
+            callback.dirpath = str(folder)
     return found
 
 
@@ -182,7 +183,7 @@ def newest_checkpoints(root: str, folders: Sequence[str]) -> list[str]:
     Returns:
         The paths, the one to go on from first.
     """
-    found = {path for folder in folders for path in Path(folder).glob("*.ckpt")}
+    found = {path for folder in folders for path in checkpoints_in(folder)}
     lasts = {path for path in found if path.stem.startswith(LAST)} | set(Path(root).glob("hpc_ckpt_*.ckpt"))
     if not lasts:
         return [str(path) for path in sorted(found, key=_steps, reverse=True)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import distributed, nn
 
-from pd_lightning.checkpoints import load_checkpoint
+from pd_lightning.checkpoints import checkpoints_in, load_checkpoint
 from pd_lightning.language_model import build_causal_lm
 from pd_lightning.targets import HiddenTargets
 from pd_lightning.teachers.base import Batch, Surroundings
@@ -153,7 +153,7 @@ class CheckpointTeacher(FrozenTeacher):
     def _newest(self) -> tuple[Path, int] | None:
         """The file that was written last, with the time in nanoseconds: `last.ckpt` is written again and again."""
         times = {}
-        for path in (*self.folder.glob("*.ckpt"), *self.folder.glob("checkpoints/*.ckpt")):
+        for path in (*checkpoints_in(self.folder), *checkpoints_in(self.folder / "checkpoints")):
             try:
                 times[path] = path.stat().st_mtime_ns
             except FileNotFoundError:  # removed by the other run since it was listed

@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from pd_lightning.checkpoints.files import flaw, load_checkpoint
+from pd_lightning.checkpoints.files import flaw, load_checkpoint, remove_unfinished, save_checkpoint
 from pd_lightning.checkpoints.sharded import write_shards
 from pd_lightning.cli.runs import resolve_checkpoint
 
@@ -54,6 +54,39 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         write_shards(written, path)
         assert plain(load_checkpoint(path, "--ckpt_path")) == plain(written)
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("moment", ["rename", "replace"])
+def test_one_is_there_whenever_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Before the old folder is out of the way, and before the new one has its name."""
+    path = tmp_path / "last.ckpt"
+    write_shards(checkpoint(1), path)
+
+    def killed(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, moment, killed)
+            with pytest.raises(KeyboardInterrupt):
+                write_shards(checkpoint(2), path)
+        found = resolve_checkpoint("auto", "fit", str(tmp_path), [str(tmp_path)])
+        assert found is not None
+        assert load_checkpoint(found, "--ckpt_path")["global_step"] == 1
+        remove_unfinished(tmp_path)
+        assert [str(entry) for entry in tmp_path.iterdir()] == [found]
+    write_shards(checkpoint(3), path)
+    assert load_checkpoint(path, "--ckpt_path")["global_step"] == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_shards(checkpoint(1), path)
+    (tmp_path / ".tmp-last.ckpt").mkdir()
+    save_checkpoint({"pytorch-lightning_version": "2.6", "global_step": 2}, path)
+    assert load_checkpoint(path, "--ckpt_path")["global_step"] == 2
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["shard-00001-model-00001-of-00001.safetensors", "rest.ckpt", "checksums.json"])

@@ -30,6 +30,18 @@ def test_a_few_kills(tmp_path: Path, fit_settings: Settings, write: Write) -> No
     subject.campaign(tmp_path, 2, 3, repeat(Forked), times=2)
 
 
+def test_a_kill_in_the_first_checkpoint(tmp_path: Path, fit_settings: Settings, write: Write) -> None:
+    subject, folder = fit(write(fit_settings)), tmp_path / "torn"
+    expected, _ = subject.uninterrupted(tmp_path / "whole", Forked)
+    first = min((tmp_path / "whole" / "run" / "checkpoints").glob("step=*.ckpt"))
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    for name in (first.name, "step=1.ckpt"):  # the one is written again, the other is not
+        (folder / "run" / "checkpoints" / f".tmp-{name}").write_bytes(first.read_bytes()[:1000])
+    command = Forked(subject.arguments, folder)
+    assert command.wait() == 0, command.log()
+    assert subject.outcome(folder) == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "callbacks", "seed"), [("store", [], 1), ("store", [OFTEN], 2), ("live", [], 3), ("live", [OFTEN], 4)]

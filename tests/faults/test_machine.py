@@ -10,15 +10,25 @@ import pytest
 from outcomes import training
 from processes import Forked, differences
 
+from pd_lightning.checkpoints import files
+
 Run = Callable[..., int]
 
 
-def test_the_disk_is_full(fit: Run, expected: Any, capsys: pytest.CaptureFixture) -> None:
+def test_the_disk_is_full(
+    fit: Run, expected: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Where the last checkpoint is written, for a device that is always full; amid a run, with some saved before."""
+    write = files._write
+
+    def write_full(checkpoint: dict[str, Any], path: Path) -> None:
+        write(checkpoint, Path("/dev/full") if path.name.endswith("last.ckpt") else path)
+
     assert fit("on_validation_batch_start 4 SIGTERM") == 143
     before = Path("run/checkpoints/last.ckpt").read_bytes()
-    Path("run/checkpoints/.tmp-last.ckpt").symlink_to("/dev/full")
-    assert fit() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write", write_full)
+        assert fit() == 1
     told = capsys.readouterr().err
     assert "disk full while writing the checkpoint run/checkpoints/last.ckpt: No space left on device." in told
     assert "Traceback" not in told

@@ -79,6 +79,18 @@ def test_a_checkpoint_that_is_cut_off_is_passed_over(checkpoints: list[Path], tm
     assert expected(checkpoints[0], teacher)
 
 
+@pytest.mark.filterwarnings("error:CheckpointTeacher")
+def test_a_checkpoint_that_is_being_written_is_not_read(checkpoints: list[Path], tmp_path: Path) -> None:
+    (tmp_path / ".tmp-last.ckpt").write_bytes(checkpoints[1].read_bytes()[:1000])
+    teacher = CheckpointTeacher(str(tmp_path), every_n_steps=1)
+    with pytest.raises(FileNotFoundError, match="must hold a checkpoint"):
+        teacher.setup(Surroundings(CPU))
+    put(checkpoints[0], tmp_path, 100)
+    teacher.setup(Surroundings(CPU))
+    teacher({"input_ids": torch.zeros(1, 4, dtype=torch.long)})
+    assert expected(checkpoints[0], teacher)
+
+
 def test_a_checkpoint_that_one_rank_cannot_read_is_put_on_none(checkpoints: list[Path], tmp_path: Path) -> None:
     """Two processes of their own: forked ones would hang in what the threads of this one hold."""
     put(checkpoints[0], tmp_path / "run", 100)
