@@ -9,7 +9,7 @@ from pd_lightning.plan.request import Request
 from pd_lightning.plan.sizes import SHAPED_LIKE, Size
 from pd_lightning.plan.store_size import KS
 from pd_lightning.plan.worth import SOURCE, TOKENS_PER_PARAM, outside
-from pd_lightning.scaling.published import SUPERVISED
+from pd_lightning.scaling.published import teacher_doubts
 
 
 def assumptions(request: Request, plan: dict[str, Any]) -> list[str]:
@@ -59,22 +59,9 @@ def warnings(request: Request, plan: dict[str, Any]) -> list[str]:
         said = [outside("student", size.params_non_embedding, request.tokens)]
         said.append(outside("teacher", teacher.params_non_embedding, plan["teacher"]["tokens"]))
         found += [text for text in said if text is not None]
-        found += [*_of_loss(plan), *_of_selection(request)]
+        doubts = teacher_doubts(plan["teacher"]["loss"], plan["worth"]["plain_loss_at_equal_tokens"])
+        found += [*(f"{text} (--teacher.loss)" for text in doubts), *_of_selection(request)]
     return found
-
-
-def _of_loss(plan: dict[str, Any]) -> list[str]:
-    loss, alone, floor = plan["teacher"]["loss"], plan["worth"]["plain_loss_at_equal_tokens"], SUPERVISED["E"]
-    if loss <= floor:
-        return [
-            f"the teacher's loss {loss:.4g} is below {floor:.4g}, which no model reaches by this law: losses and what "
-            "is better say nothing of such a teacher (--teacher.loss)"
-        ]
-    if loss >= alone:
-        return [
-            f"the teacher's loss {loss:.4g} is no better than the student's without it, {alone:.4g} (--teacher.loss)"
-        ]
-    return []
 
 
 def _of_selection(request: Request) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pd_lightning.scaling.law_file import SavedLaw, load_law
 from pd_lightning.scaling.laws import Sizes
-from pd_lightning.scaling.published import RANGES, SOURCE, SUPERVISED, distilled_loss, supervised_loss
+from pd_lightning.scaling.published import RANGES, SOURCE, distilled_loss, supervised_loss, teacher_doubts
 
 
 def predict_loss(
@@ -99,8 +99,7 @@ def _published(params: float, tokens: float, teacher: float | None) -> dict[str,
         "interval": None,
         "warnings": [
             *_range_warnings(RANGES, {"params": params, "tokens": tokens}, "student"),
-            *_teacher_warnings(alone, teacher),
-            *_floor_warnings(teacher),
+            *(f"{text}." for text in teacher_doubts(teacher, alone)),
         ],
     }
 
@@ -121,7 +120,10 @@ def _by_law(law: SavedLaw, params: float, tokens: float, teacher: float | None) 
         "supervised_loss": supervised,
         "distilled_loss": loss if distilled else None,
         "interval": None if ends is None else [float(ends[0][0]), float(ends[1][0])],
-        "warnings": [*_law_warnings(law, given), *_teacher_warnings(supervised, teacher)],
+        "warnings": [
+            *_law_warnings(law, given),
+            *(f"{text}." for text in teacher_doubts(teacher, supervised, floor=None)),
+        ],
     }
 
 
@@ -145,22 +147,6 @@ def _range_warnings(
         f"{name} {value:.4g} is outside the runs of the law, {low:.4g} to {high:.4g}: this is an extrapolation."
         for name, value, (low, high) in named
         if value is not None and not low <= value <= high
-    ]
-
-
-def _teacher_warnings(supervised: float | None, teacher: float | None) -> list[str]:
-    if supervised is None or teacher is None or teacher < supervised:
-        return []
-    return [f"the teacher's loss {teacher:.4f} is no better than the student's without it, {supervised:.4f}."]
-
-
-def _floor_warnings(teacher: float | None) -> list[str]:
-    floor = SUPERVISED["E"]
-    if teacher is None or teacher > floor:
-        return []
-    return [
-        f"teacher_loss {teacher:.4g} is below {floor:.4g}, which no model reaches by this law: it says nothing of "
-        "such a teacher."
     ]
 
 

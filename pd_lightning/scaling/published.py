@@ -51,6 +51,29 @@ def distilled_loss(student_params: float | Array, student_tokens: float | Array,
     return _shaped(losses, student_params, student_tokens, teacher_loss)
 
 
+def teacher_doubts(teacher: float | None, supervised: float | None, floor: float | None = SUPERVISED["E"]) -> list[str]:
+    """Say where a law has nothing good to say of a teacher.
+
+    Args:
+        teacher: The teacher's loss in nats per token; None where there is none.
+        supervised: The student's without a teacher; None where it is not known.
+        floor: What no model goes below by the law; None where it is not known.
+
+    Returns:
+        Sentences without a full stop.
+    """
+    if teacher is None:
+        return []
+    if floor is not None and teacher <= floor:
+        return [
+            f"the teacher's loss {teacher:.4g} is below {floor:.4g}, which no model reaches by this law: it says "
+            "nothing of such a teacher"
+        ]
+    if supervised is not None and teacher >= supervised:
+        return [f"the teacher's loss {teacher:.4f} is no better than the student's without it, {supervised:.4f}"]
+    return []
+
+
 def distillation_flops(
     student_params: float,
     student_tokens: float,

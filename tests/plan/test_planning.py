@@ -202,7 +202,7 @@ def test_every_assumption_is_printed(capsys: pytest.CaptureFixture, tmp_path: Pa
     ("flag", "message"),
     [
         ("--teacher.loss=0.5", "the teacher's loss 0.5 is below 1.22, which no model reaches by this law"),
-        ("--teacher.loss=50", "the teacher's loss 50 is no better than the student's without it, 2."),
+        ("--teacher.loss=50", "the teacher's loss 50.0000 is no better than the student's without it, 2."),
         ("--selection.k=200000", "a position has 128,256 ids, of which no 200,000 can be kept (--selection.k)"),
         (
             "--selection.k=1000",

@@ -66,7 +66,9 @@ def test_published_coefficients_warn_outside_their_range(capsys: pytest.CaptureF
     assert "warning: teacher_params 1e+06 is outside the runs of the law" in out
     assert "teacher_tokens" not in out
     assert main(["scaling-law", "predict", *PAPER, "--teacher_loss=0.5"]) == 0
-    assert "warning: teacher_loss 0.5 is below 1.22, which no model reaches by this law" in capsys.readouterr().out
+    assert (
+        "warning: the teacher's loss 0.5 is below 1.22, which no model reaches by this law" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
