@@ -12,7 +12,7 @@ from typing import Any
 
 from pd_lightning.checkpoints.sealing import SealedFile, damage, damage_of_folder
 from pd_lightning.store.checksums import CHECKSUMS_FILE
-from pd_lightning.store.durable import TEMPORARY, disk_full_explained, publish
+from pd_lightning.store.durable import TEMPORARY, disk_full_explained, publish, sync
 from pd_lightning.store.space import check_room, stored_bytes
 
 _FORMER = f"{TEMPORARY}former-"  # a checkpoint that is out of the way while its successor gets its name
@@ -126,6 +126,7 @@ def put_in_place(written: Path, path: Path) -> None:
     """
     former = path.with_name(f"{_FORMER}{path.name}")
     if path.exists() and (written.is_dir() or path.is_dir()):
+        sync(written)  # first, since it takes long
         remove(former)
         path.rename(former)
     publish(written, path)

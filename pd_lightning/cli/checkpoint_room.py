@@ -29,7 +29,7 @@ class CheckpointRoom(pl.Callback):
         self._folder = folder
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the folders of checkpoints, on the process that writes them.
+        """Clear the run's own folder of what killed writes left, then look at all; on the process that writes them.
 
         Raises:
             ValueError: On all ranks, if the weights alone don't fit.
